@@ -1,0 +1,270 @@
+"""Intervals and tests against scipy, statsmodels and enumeration written here on their own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from hotfix.report.statistics import compare_paired, mean_interval, rate_interval, sign_flip_test
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (0, 7), (7, 7), (1, 2), (3, 10), (40, 164), (999, 1000)])
+def test_rate_of_single_samples_is_plain_wilson(hits: int, count: int) -> None:
+    estimate = rate_interval([1] * hits + [0] * (count - hits), [1] * count)
+    low, high = proportion_confint(hits, count, method="wilson")
+    assert estimate.value == pytest.approx(hits / count, abs=1e-15)
+    assert estimate.n == count
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_rate_weighs_examples_equally_and_counts_samples() -> None:
+    estimate = rate_interval([1, 0], [1, 99])
+    assert (estimate.value, estimate.n) == (0.5, 100)
+
+
+def test_rate_interval_by_hand() -> None:
+    rates, groups = [1.0, 0.5, 0.0, 0.25, 0.75, 0.5], ["a", "a", "b", "b", "c", "c"]
+    p = sum(rates) / 6
+    sums = [sum(r - p for r, g in zip(rates, groups, strict=True) if g == name) for name in "abc"]
+    variance = 3 / 2 * sum(s * s for s in sums) / 36
+    size = p * (1 - p) / variance * (stats.t.ppf(0.975, 23) / stats.t.ppf(0.975, 2)) ** 2
+    size = min(max(size, 3), 24)
+    low, high = proportion_confint(p * size, size, method="wilson")
+    estimate = rate_interval([4 * r for r in rates], [4] * 6, groups)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_dependent_groups_count_as_one_sample_each() -> None:
+    outcomes = [1, 0, 1, 1, 0, 0, 1, 1]
+    repeated = rate_interval(np.repeat(outcomes, 20), [1] * 160, np.repeat(np.arange(8), 20))
+    single = rate_interval(outcomes, [1] * 8)
+    assert repeated.n == 160
+    assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high), abs=1e-12)
+
+
+def test_identical_rates_count_every_sample() -> None:
+    estimate = rate_interval([5] * 10, [10] * 10)
+    assert (estimate.low, estimate.high) == pytest.approx(proportion_confint(50, 100, method="wilson"), abs=1e-12)
+
+
+def test_rate_at_the_ends_counts_examples() -> None:
+    estimate = rate_interval([0] * 12, [20] * 12)
+    assert (estimate.value, estimate.n, estimate.low) == (0.0, 240, 0.0)
+    assert estimate.high == pytest.approx(proportion_confint(0, 12, method="wilson")[1])
+    assert rate_interval([3, 7, 11], [3, 7, 11])[::3] == (1.0, 1.0)
+
+
+def test_rate_leaves_out_the_undefined() -> None:
+    assert rate_interval([1, math.nan, 0, 0], [1, 1, 0, 1]) == rate_interval([1, 0], [1, 1])
+    empty = rate_interval([], [])
+    assert empty.n == 0
+    assert all(map(math.isnan, (empty.value, empty.low, empty.high)))
+
+
+def test_one_group_of_many_examples_is_one_sample() -> None:
+    estimate = rate_interval([1, 0, 1, 0], [1] * 4, ["a"] * 4)
+    assert (estimate.low, estimate.high) == pytest.approx(proportion_confint(0.5, 1, method="wilson"), abs=1e-12)
+
+
+def clustered(seed: int) -> tuple[NDArray[np.int_], NDArray[np.intp]]:
+    """Hits out of 4 for 6 examples in each of 25 groups, whose rates differ as Beta(2, 3): mean 0.4."""
+    random = generator(seed)
+    groups = np.repeat(np.arange(25), 6)
+    return random.binomial(4, random.beta(2, 3, size=25)[groups]), groups
+
+
+def test_rate_interval_covers() -> None:
+    covered = ignored = 0
+    for seed in range(400):
+        hits, groups = clustered(seed)
+        estimate = rate_interval(hits, [4] * len(hits), groups)
+        covered += estimate.low <= 0.4 <= estimate.high
+        low, high = proportion_confint(hits.sum(), 4 * len(hits), method="wilson")
+        ignored += low <= 0.4 <= high
+    assert 0.91 <= covered / 400 <= 0.99
+    assert ignored / 400 < 0.8  # so the groups mattered
+
+
+def test_mean_interval_agrees_with_scipy() -> None:
+    values = generator(3).exponential(size=60)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=50_000, method="BCa", rng=generator(1), vectorized=True
+    ).confidence_interval
+    estimate = mean_interval(values)
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.n == 60
+    assert estimate.low == pytest.approx(expected.low, abs=0.02)
+    assert estimate.high == pytest.approx(expected.high, abs=0.02)
+    assert estimate.high - estimate.value > estimate.value - estimate.low
+
+
+def test_mean_interval_is_reproducible_and_indifferent_to_labels() -> None:
+    values, groups = generator(4).normal(size=30), np.repeat(np.arange(10), 3)
+    assert mean_interval(values, groups) == mean_interval(values, [f"rule-{group}" for group in groups])
+    assert mean_interval(values, groups) != mean_interval(values, groups, seed=1)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_mean_interval_covers_with_groups(skewed: bool) -> None:
+    covered = ignored = 0
+    groups = np.repeat(np.arange(30), 5)
+    for seed in range(300):
+        random = generator(seed)
+        effect = random.exponential(size=30) - 1 if skewed else random.normal(size=30)
+        values = 2 + effect[groups] + 0.3 * random.normal(size=150)
+        estimate, naive = mean_interval(values, groups), mean_interval(values)
+        covered += estimate.low <= 2 <= estimate.high
+        ignored += naive.low <= 2 <= naive.high
+    assert 0.9 <= covered / 300 <= 0.99
+    assert ignored / 300 < 0.8
+
+
+def test_mean_interval_of_degenerate_inputs() -> None:
+    one = mean_interval([3.0])
+    assert (one.value, one.n) == (3.0, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert math.isnan(mean_interval([1.0, 2.0], ["a", "a"]).low)
+    assert mean_interval([0.1] * 7)[::2] == pytest.approx((0.1, 0.1))
+    assert mean_interval([1.0, math.nan, 2.0]).n == 2
+    two = mean_interval([1.0, 2.0])
+    assert 1.0 <= two.low < two.value < two.high <= 2.0
+    assert mean_interval([])[1] == 0
+    assert math.isinf(mean_interval([1.0, math.inf]).value)
+    assert math.isnan(mean_interval([1.0, math.inf]).low)
+
+
+@pytest.mark.parametrize(("gained", "lost", "same"), [(5, 1, 4), (0, 6, 0), (3, 3, 10), (30, 12, 100)])
+def test_mcnemar_is_the_sign_test_on_discordant_pairs(gained: int, lost: int, same: int) -> None:
+    before = [0] * gained + [1] * lost + [1] * same
+    after = [1] * gained + [0] * lost + [1] * same
+    result = compare_paired(before, after, kind="binary")
+    assert result.test == "exact McNemar"
+    assert result.p == pytest.approx(min(1.0, stats.binomtest(gained, gained + lost).pvalue))
+    assert result.effect == pytest.approx((gained - lost) / (gained + lost + same))
+
+
+def test_mcnemar_against_enumeration() -> None:
+    before, after = [0, 0, 0, 0, 1, 0, 1], [1, 1, 1, 1, 0, 0, 1]
+    difference = np.subtract(after, before)
+    flips = [abs(np.dot(signs, difference)) for signs in itertools.product((-1, 1), repeat=7)]
+    assert compare_paired(before, after).p == pytest.approx(np.mean(np.array(flips) >= abs(difference.sum())))
+
+
+def test_wilcoxon_against_enumeration() -> None:
+    before = np.zeros(9)
+    after = np.array([0.9, 0.8, -0.1, 0.7, 0.0, 0.35, -0.2, 0.6, 0.5])
+    ranks = stats.rankdata(np.abs(after[after != 0]))
+    signed = np.sign(after[after != 0]) * ranks
+    flips = [abs(np.dot(signs, ranks)) for signs in itertools.product((-1, 1), repeat=8)]
+    result = compare_paired(before, after, kind="rate")
+    assert result.test == "Wilcoxon signed-rank"
+    assert result.p == pytest.approx(np.mean(np.array(flips) >= abs(signed.sum()) - 1e-9))
+    assert result.effect == pytest.approx((signed[signed > 0].sum() + signed[signed < 0].sum()) / ranks.sum())
+
+
+def test_wilcoxon_effect_reaches_its_ends_and_signs() -> None:
+    assert compare_paired([0.1, 0.2, 0.3], [0.2, 0.4, 0.6]).effect == 1.0
+    assert compare_paired([0.2, 0.4, 0.6], [0.1, 0.2, 0.3]).effect == -1.0
+
+
+def test_kind_decides_what_zeros_and_ones_are() -> None:
+    before, after = [0, 0, 1, 0], [1, 1, 1, 1]
+    assert compare_paired(before, after, kind="rate").test == "exact McNemar"
+    assert compare_paired(before, after, kind="real").test == "Wilcoxon signed-rank"
+    with pytest.raises(ValueError, match="kind 'binary' needs values of 0 and 1"):
+        compare_paired([0.5], [1], kind="binary")
+
+
+@pytest.mark.parametrize("groups", [None, ["a", "a", "b"]])
+@pytest.mark.parametrize("value", [1.0, 0.3])
+def test_no_change_is_p_one(value: float, groups: list[str] | None) -> None:
+    assert compare_paired([value] * 3, [value] * 3, groups)[1:] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("binary", None), ("real", None), ("real", [])])
+def test_no_examples_is_undefined(kind: str, groups: list[str] | None) -> None:
+    result = compare_paired([], [], groups, kind="binary" if kind == "binary" else "real")
+    assert math.isnan(result.p)
+    assert math.isnan(result.effect)
+
+
+def test_pairs_with_nan_are_left_out() -> None:
+    expected = compare_paired([0.1, 0.2, 0.9], [0.4, 0.1, 1.0])
+    assert compare_paired([0.1, 0.2, math.nan, 0.9, 0.5], [0.4, 0.1, 3.0, 1.0, math.nan]) == expected
+    grouped = compare_paired([0, 0, math.nan], [1, 1, 1], ["a", "b", "b"])
+    assert grouped.test == "exact McNemar"
+
+
+def test_groups_with_members_use_the_sign_flip_test() -> None:
+    before, after, groups = [0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 0, 1], [1, 1, 2, 2, 3, 3]
+    result = compare_paired(before, after, groups, group_name="rule")
+    assert result[:2] == ("paired sign-flip by rule", sign_flip_test(before, after, groups))
+    assert result.effect == pytest.approx(4 / 6)
+    assert compare_paired(before, after, range(6)).test == "exact McNemar"
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 12])
+def test_sign_flip_against_enumeration(number: int) -> None:
+    random = generator(number)
+    groups = random.permutation(np.concatenate([np.arange(number), random.integers(number, size=20)]))
+    before, after = random.random(len(groups)), random.random(len(groups)) + 0.2
+    totals = [sum((after - before)[groups == group]) for group in range(number)]
+    flips = [abs(sum(s * t for s, t in zip(signs, totals, strict=True))) for signs in flips_of(number)]
+    expected = np.mean(np.array(flips) >= abs(sum(totals)) - 1e-12)
+    assert sign_flip_test(before, after, groups) == pytest.approx(expected, abs=1e-12)
+
+
+def flips_of(number: int) -> itertools.product[tuple[int, ...]]:
+    return itertools.product((-1, 1), repeat=number)
+
+
+def test_sign_flip_draws_approach_enumeration() -> None:
+    difference = generator(9).normal(0.35, 1, size=14)
+    signs = np.array(list(flips_of(14)))
+    exact = np.mean(np.abs(signs @ difference) >= abs(difference.sum()) - 1e-12)
+    drawn = sign_flip_test(np.zeros(14), difference)
+    assert 0.05 < exact < 0.9
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
+    assert drawn == sign_flip_test(np.zeros(14), difference)
+    assert drawn != sign_flip_test(np.zeros(14), difference, seed=1)
+
+
+def test_sign_flip_p_is_never_zero() -> None:
+    assert sign_flip_test(np.zeros(40), np.ones(40)) == pytest.approx(1 / 20_001)
+
+
+def test_sign_flip_ties_survive_rounding() -> None:
+    groups = ["a", "a", "a", "b"]
+    assert sign_flip_test([0, 0, 0, 0], [0.1, 0.2, -0.3, 1.0], groups) == 1.0
+
+
+def test_sign_flip_rejects_at_its_level_under_the_null() -> None:
+    groups = np.repeat(np.arange(15), 4)
+    rejected = 0
+    for seed in range(200):
+        random = generator(seed)
+        difference = random.normal(size=15)[groups] + 0.2 * random.normal(size=60)
+        rejected += sign_flip_test(np.zeros(60), difference, groups) <= 0.05
+    assert rejected / 200 <= 0.09
+
+
+def test_wrong_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 <= hits <= counts"):
+        rate_interval([2], [1])
+    with pytest.raises(ValueError, match=r"vectors of one length; got shapes \[\(2,\), \(3,\)\]"):
+        compare_paired([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="one value per example"):
+        mean_interval(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="got 1 groups for 2 examples"):
+        rate_interval([1, 1], [1, 1], ["a"])
