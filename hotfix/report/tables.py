@@ -1,0 +1,211 @@
+"""Before and after side by side: a terminal table, plain text for logs, Markdown for READMEs.
+
+Every row is one metric of one slice of one task. The change is a ratio for probabilities (names that start with
+``p_``), which can differ by orders of magnitude, else a difference; green where it is for the better, red for the
+worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["before_after_table", "better_direction", "markdown_table", "render"]
+
+_DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "buggy_rate": -1,
+        "fixed_rate": 1,
+        "kl": -1,
+        "leak_rate": -1,
+        "neither_rate": 0,
+        "p_buggy": -1,
+        "p_buggy_at_edit": -1,
+        "p_fixed": 1,
+        "p_fixed_at_edit": 1,
+        "prefers_fixed": 1,
+        "unchanged_rate": 1,
+    }
+)
+_MISSING: Final = "-"
+_STYLES: Final[Mapping[int, str]] = MappingProxyType({-1: "red", 0: "", 1: "green"})
+
+
+def better_direction(metric: str) -> int:
+    """1 where more of ``metric`` is better, -1 where less is, 0 where neither or not known.
+
+    >>> better_direction("pass@10"), better_direction("leak_rate"), better_direction("neither_rate")
+    (1, -1, 0)
+    """
+    return 1 if metric.startswith("pass@") else _DIRECTIONS.get(metric, 0)
+
+
+class _Row(NamedTuple):
+    """One metric, ready to be shown; ``verdict`` is 1 for the better, -1 for the worse, else 0."""
+
+    task: str
+    slice_name: str
+    metric: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    change: str
+    verdict: int
+    test: Mapping[str, Any]
+    n: str
+
+
+def before_after_table(results: Mapping[str, Any]) -> Table:
+    """The content of a ``results.json`` as a table of 100 columns or fewer; parts that are missing show as "-"."""
+    from rich import box
+    from rich.table import Table
+
+    rows = list(_rows(results))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task\nslice", overflow="fold")
+    # Rich would break short metric names to spare long task names.
+    table.add_column("metric", overflow="fold", no_wrap=all(len(row.metric) <= 20 for row in rows))
+    for name in ("before", "after"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("p\ntest", overflow="fold", max_width=13)
+    table.add_column("n", justify="right", no_wrap=True)
+    place = None
+    for row in rows:
+        if place not in (None, row[:2]):
+            table.add_section()
+        place = row[:2]
+        table.add_row(*_cells(row))
+    return table
+
+
+def render(table: Table, width: int = 100) -> str:
+    """A table as plain text without colours, for logs."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    stream = StringIO()
+    # An empty environment: FORCE_COLOR and COLUMNS of the terminal have no say in what a log holds.
+    Console(file=stream, width=width, color_system=None, force_terminal=False, _environ={}).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The content of a ``results.json`` as a Markdown table, one line a metric.
+
+    >>> slices = {"all": {"before": {"kl": {"value": 0.5, "n": 8, "low": 0.4, "high": 0.6}}}}
+    >>> print(markdown_table({"tasks": {"email": slices}}).splitlines()[2])
+    | email | all | kl | 0.500 [0.400, 0.600] | - | - | - | 8 |
+    """
+    lines = [
+        "| task | slice | metric | before | after | change | test | n |",
+        "|---|---|---|---:|---:|---:|---|---:|",
+    ]
+    for row in _rows(results):
+        test = _MISSING if not row.test else f"{row.test.get('test', '')}, {_p_value(row.test.get('p'))}"
+        before, after = _estimate(row.before, " "), _estimate(row.after, " ")
+        cells = [row.task, row.slice_name, row.metric, before, after, row.change, test, row.n]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[_Row]:
+    for task, slices in results.get("tasks", {}).items():
+        for slice_name, parts in slices.items():
+            before, after, tests = (parts.get(part) or {} for part in ("before", "after", "tests"))
+            for metric in {**before, **after, **tests}:
+                yield _row(task, slice_name, metric, *(part.get(metric) or {} for part in (before, after, tests)))
+
+
+def _row(
+    task: str,
+    slice_name: str,
+    metric: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    test: Mapping[str, Any],
+) -> _Row:
+    old, new = before.get("value"), after.get("value")
+    change, verdict = _MISSING, 0
+    if old is not None and new is not None:
+        change = _change(old, new, as_ratio=metric.startswith("p_"))
+        verdict = better_direction(metric) * ((new > old) - (new < old))
+    sizes = [str(part["n"]) for part in (before, after) if part.get("n") is not None]
+    n = " -> ".join(dict.fromkeys(sizes)) or _MISSING
+    return _Row(task, slice_name, metric, before, after, change, verdict, test, n)
+
+
+def _cells(row: _Row) -> list[Text]:
+    from rich.text import Text
+
+    # Text, not str: brackets of intervals and of task names are not markup.
+    test = _p_value(row.test.get("p")) + (f"\n{row.test['test']}" if row.test.get("test") else "")
+    return [
+        Text(f"{row.task}\n{row.slice_name}"),
+        Text(row.metric),
+        Text(_estimate(row.before, "\n")),
+        Text(_estimate(row.after, "\n")),
+        Text(row.change, style=_STYLES[row.verdict]),
+        Text(test if row.test else _MISSING),
+        Text(row.n.replace(" -> ", "\n")),
+    ]
+
+
+def _estimate(estimate: Mapping[str, Any], separator: str) -> str:
+    """Value and interval; the interval is left out where it is undefined."""
+    low, high = estimate.get("low"), estimate.get("high")
+    interval = "" if low is None or high is None else f"{separator}[{_number(low)}, {_number(high)}]"
+    return _number(estimate.get("value")) + interval
+
+
+def _change(old: float, new: float, as_ratio: bool) -> str:
+    """The step from ``old`` to ``new``; no ratio is defined from 0.
+
+    >>> _change(0.001, 0.5, as_ratio=True), _change(0.25, 0.75, as_ratio=False), _change(0.0, 0.5, as_ratio=True)
+    ('x500', '+0.500', '+0.500')
+    """
+    if as_ratio and old > 0:
+        return f"x{_three_digits(new / old)}"
+    return ("-" if new < old else "+" if new > old else "") + _number(abs(new - old))
+
+
+def _number(value: float | None) -> str:
+    """Three decimals, or three digits where these would say nothing.
+
+    >>> _number(0.25), _number(0.00004), _number(0), _number(12345.6), _number(None)
+    ('0.250', '4.0e-05', '0.000', '12346', '-')
+    """
+    if value is None:
+        return _MISSING
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _three_digits(value: float) -> str:
+    """A ratio in three digits; whole numbers up to a million.
+
+    >>> _three_digits(0.00111), _three_digits(2.5), _three_digits(30000.0), _three_digits(3e7)
+    ('0.00111', '2.50', '30,000', '3.0e+07')
+    """
+    if 999.5 <= value < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if 0.001 <= value < 1e6 else f"{value:.1e}"
+
+
+def _p_value(p: float | None) -> str:
+    """A p-value for people; never "= 0".
+
+    >>> _p_value(0.00001), _p_value(0.0421), _p_value(1.0), _p_value(None)
+    ('p < 0.001', 'p = 0.042', 'p = 1', 'p = -')
+    """
+    if p is None:
+        return f"p = {_MISSING}"
+    if p < 0.001:
+        return "p < 0.001"
+    return "p = 1" if p >= 0.9995 else f"p = {p:.3f}"
