@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -309,6 +310,31 @@ def test_concurrent_writers_of_a_folder_leave_one_whole_folder(tmp_path: Path) -
     assert failures == []
     assert names(tmp_path) == ["patch"]
     assert len({(tmp_path / "patch" / name).read_text() for name in "abc"}) == 1
+
+
+def test_writers_take_turns_to_enter_and_to_swap(tmp_path: Path) -> None:
+    entered, leave, done = threading.Event(), threading.Event(), threading.Event()
+
+    def write() -> None:
+        with atomic_folder(tmp_path / "patch"):
+            entered.set()
+            leave.wait(30)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    writer.start()
+    assert not entered.wait(0.2)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    assert entered.wait(30)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    leave.set()
+    assert not done.wait(0.2)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    assert done.wait(30)
+    writer.join()
+    os.close(descriptor)
 
 
 def test_recover_without_anything_to_recover(tmp_path: Path) -> None:

@@ -32,16 +32,18 @@ def test_rate_weighs_examples_equally_and_counts_samples() -> None:
     assert (estimate.value, estimate.n) == (0.5, 100)
 
 
-def test_rate_interval_by_hand() -> None:
-    rates, groups = [1.0, 0.5, 0.0, 0.25, 0.75, 0.5], ["a", "a", "b", "b", "c", "c"]
-    p = sum(rates) / 6
-    sums = [sum(r - p for r, g in zip(rates, groups, strict=True) if g == name) for name in "abc"]
-    variance = 3 / 2 * sum(s * s for s in sums) / 36
-    size = p * (1 - p) / variance * (stats.t.ppf(0.975, 23) / stats.t.ppf(0.975, 2)) ** 2
-    size = min(max(size, 3), 24)
-    low, high = proportion_confint(p * size, size, method="wilson")
-    estimate = rate_interval([4 * r for r in rates], [4] * 6, groups)
-    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-12)
+@pytest.mark.parametrize("seed", range(5))
+def test_rate_interval_by_hand(seed: int) -> None:
+    hits, groups = clustered(seed)
+    rates, samples = hits / 4, 4 * len(hits)
+    p = rates.mean()
+    totals = [sum(rates[groups == group] - p) for group in range(25)]
+    variance = 25 / 24 * sum(total**2 for total in totals) / len(rates) ** 2
+    size = p * (1 - p) / variance * (stats.t.ppf(0.975, samples - 1) / stats.t.ppf(0.975, 24)) ** 2
+    assert 25 < size < samples
+    estimate = rate_interval(hits, [4] * len(hits), groups)
+    expected = proportion_confint(p * size, size, method="wilson")
+    assert (estimate.low, estimate.high) == pytest.approx(expected, abs=1e-12)
 
 
 def test_dependent_groups_count_as_one_sample_each() -> None:
@@ -244,9 +246,12 @@ def test_sign_flip_p_is_never_zero() -> None:
     assert sign_flip_test(np.zeros(40), np.ones(40)) == pytest.approx(1 / 20_001)
 
 
-def test_sign_flip_ties_survive_rounding() -> None:
-    groups = ["a", "a", "a", "b"]
-    assert sign_flip_test([0, 0, 0, 0], [0.1, 0.2, -0.3, 1.0], groups) == 1.0
+@pytest.mark.parametrize("seed", range(10))
+def test_sign_flip_ties_survive_rounding(seed: int) -> None:
+    tenths = generator(seed).integers(-5, 8, size=8)
+    flips = [abs(sum(s * t for s, t in zip(signs, tenths.tolist(), strict=True))) for signs in flips_of(8)]
+    expected = sum(flip >= abs(tenths.sum()) for flip in flips) / 2**8
+    assert sign_flip_test(np.zeros(8), tenths / 10) == expected
 
 
 def test_sign_flip_rejects_at_its_level_under_the_null() -> None:
