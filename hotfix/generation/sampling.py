@@ -1,0 +1,136 @@
+"""Completions for many prompts, each independent of its neighbours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hotfix.errors import ConfigError, DataError
+from hotfix.generation.branching import num_virtual_tokens
+from hotfix.generation.config import SamplingConfig
+from hotfix.generation.decoding import Decoder, Progress, Row, plan_groups
+from hotfix.generation.stopping import Completion, Ending, StopCriterion
+
+__all__ = ["greedy", "sample"]
+
+log = logging.getLogger(__name__)
+
+
+def sample(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    *,
+    stop: StopCriterion | None = None,
+    seed: int,
+    progress: Progress | None = None,
+    prompt_indices: Sequence[int] | None = None,
+) -> list[list[Completion]]:
+    """Draws ``config.num_samples`` completions for each prompt, in the order of the prompts.
+
+    A completion depends on the model, its prompt, the seed, the number of its prompt and its number among the prompt's
+    samples only: not on the batch size nor on the other prompts, up to the rounding of the model's arithmetic (which a
+    bfloat16 model shows soonest). A completion ends at an end-of-sequence token of the tokenizer or of the model's
+    generation config, at the stop criterion, or at ``max_new_tokens``.
+
+    Args:
+        model: a causal language model with a key-value cache, with or without an adapter. Its modules are
+            in their own modes again afterwards.
+        tokenizer: decodes for the stop criterion and names the end-of-sequence token.
+        prompts: token ids, not empty. One that doesn't fit the model's context is cut on the left.
+        config: how tokens are drawn.
+        stop: ends a completion by its text.
+        seed: of all random numbers.
+        progress: is told how many completions have just been ended; these numbers sum to their total.
+        prompt_indices: number of each prompt in the random streams, by default its place. Processes that share prompts
+            pass the place in the whole list here, so that results don't depend on how it was shared.
+
+    Raises:
+        ConfigError: the model's context can't hold ``max_new_tokens``.
+        DataError: a prompt is empty.
+        ModelError: the model has no key-value cache, or its logits are not finite.
+    """
+    copies = config.num_samples if config.temperature == 0 else 1
+    distinct = config.num_samples // copies
+    prompts = _fit(model, prompts, config)
+    groups = plan_groups(prompts, distinct, config.batch_size, one_length=num_virtual_tokens(model) > 0)
+    decoder = Decoder(
+        model,
+        config,
+        Ending(_decode(tokenizer), _eos_ids(model, tokenizer), stop),
+        seed,
+        range(len(prompts)) if prompt_indices is None else prompt_indices,
+        lambda ended: None if progress is None or not ended else progress(ended * copies),
+    )
+    with _evaluating(model), torch.inference_mode():
+        completions = dict(pair for group in groups for pair in decoder.group(group))
+    rows = [[completions[Row(place, number)] for number in range(distinct)] for place in range(len(prompts))]
+    return [[Completion(list(c.token_ids), *c[1:]) for c in made for _ in range(copies)] for made in rows]
+
+
+def greedy(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int = 32,
+    *,
+    stop: StopCriterion | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[Completion]:
+    """Returns the completion of each prompt that takes the likeliest token at every step; see ``sample``."""
+    config = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return [made[0] for made in sample(model, tokenizer, prompts, config, stop=stop, seed=0, progress=progress)]
+
+
+def _fit(model: nn.Module, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> list[Sequence[int]]:
+    for place, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise DataError(f"prompt {place} has no tokens", hint="start it with at least one, such as the bos token")
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if context is None:
+        return list(prompts)
+    longest = context - config.max_new_tokens - num_virtual_tokens(model)
+    if longest < 1:
+        raise ConfigError(
+            f"max_new_tokens is {config.max_new_tokens}, which leaves no room for a prompt in the model's context of "
+            f"{context} tokens; lower it"
+        )
+    num_cut = sum(len(prompt) > longest for prompt in prompts)
+    if num_cut:
+        log.warning(
+            "%d of %d prompts are longer than %d tokens and lose their beginning: the model's context of %d tokens "
+            "must hold %d new ones",
+            num_cut, len(prompts), longest, context, config.max_new_tokens,
+        )  # fmt: skip
+    return [prompt[-longest:] for prompt in prompts]
+
+
+def _eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [*(of_model if isinstance(of_model, list | tuple) else [of_model]), tokenizer.eos_token_id]
+    return frozenset(int(number) for number in ids if number is not None)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
+    # The default of some tokenizers is to remove spaces before punctuation, which changes code.
+    return lambda ids: cast("str", tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in its own mode again, frozen ones too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
