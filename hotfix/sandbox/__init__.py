@@ -10,7 +10,8 @@ Covered at the levels ``namespaces`` and ``bubblewrap``:
 - Files: an interpreter, its standard library and the system's shared libraries can be read; nothing else of the
   machine exists; only a small scratch folder in memory can be written, and nothing can be executed from it (at
   ``namespaces``). There is no ``/proc``, no shell and no program but the interpreter.
-- Network: none, not even the loopback interface; sockets of the machine are out of reach.
+- Network: none; not even the loopback interface is up (under bubblewrap one of its own is). Sockets of the machine are
+  out of reach.
 - Processes: only its own are visible. All of them are killed at the program's end, daemons included, and everything
   dies with the caller. Their number is limited (for user ids of the machine other than root, from Linux 5.14 on).
 - CPU time, address space, file size and open files of each process; wall time and output of the program.

@@ -62,7 +62,7 @@ def visible_tree() -> Tree:
     here = os.path.dirname(os.path.realpath(__file__))
     modules = [Bind(f"{here}/{name}.py", f"{APP}/hotfix/sandbox/{name}.py") for name in _MODULES]
     same = [Bind(path, path) for path in (*folders, python, *filter(os.path.exists, _FILES))]
-    packages = (f"{stdlib}/site-packages", f"{stdlib}/dist-packages", "/usr/lib/python3", "/usr/local/lib")
+    packages = (f"{stdlib}/site-packages", f"{stdlib}/dist-packages", "/usr/lib/python3")
     return Tree(
         python=python,
         binds=(*same, *modules),
