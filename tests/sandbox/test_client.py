@@ -105,7 +105,7 @@ def _outcome(future: Future[Verdict]) -> str:
         return "cancelled"
 
 
-def test_nothing_survives_a_killed_caller(below: Callable[[int], set[int]], pool: Sandbox) -> None:
+def test_nothing_survives_a_killed_caller(below: Callable[[int], set[int]], pool: Sandbox, tmp_path: Path) -> None:
     code = """
 import sys
 from hotfix.sandbox import Sandbox
@@ -115,7 +115,10 @@ print("started", flush=True)
 future.result()
 """
     root = Path(client.__file__).parents[2]
-    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
+    # A killed caller can't remove its empty folder.
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    caller = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "started\n"
     end = time.monotonic() + 10
