@@ -191,7 +191,9 @@ def test_packaged_files_hold_no_address_that_could_reach_somebody() -> None:
     files = sorted(FOLDER.glob("*.jsonl"))
     assert [path.stem for path in files if path.stem in (IDIOMS, STUBS)] == sorted([IDIOMS, STUBS])
     for path in files:
-        assert leaks(path.read_text(encoding="utf-8")) == [], path.name
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # Decoded first: in JSON a line break before a decorator reads as the letter n.
+            assert leaks("\n".join(json.loads(line).values())) == [], path.name
 
 
 def signatures(code: str) -> set[str]:
