@@ -1,1 +1,7 @@
-"""callbacks"""
+"""When things run."""
+
+from hotfix.callbacks.interrupt import Interrupt
+from hotfix.callbacks.measure import Measure
+from hotfix.callbacks.run_folder import RunFolder
+
+__all__ = ["Interrupt", "Measure", "RunFolder"]

@@ -1,1 +1,7 @@
-"""data"""
+"""Code in, batches out; nothing here knows of a model beyond its tokenizer."""
+
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.pair_files import PairFiles
+from hotfix.data.schema import CodePair
+
+__all__ = ["CodePair", "HotfixDataModule", "PairFiles"]

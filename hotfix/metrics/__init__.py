@@ -1,1 +1,16 @@
-"""metrics"""
+"""Aggregates over a task's records, as torchmetrics."""
+
+from hotfix.metrics.base import ExampleMetric, Record, Tally
+from hotfix.metrics.pass_at_k import PassAtK, pass_at_k
+from hotfix.metrics.record_metrics import RecordMean, RecordRate, VerdictRate
+
+__all__ = [
+    "ExampleMetric",
+    "PassAtK",
+    "Record",
+    "RecordMean",
+    "RecordRate",
+    "Tally",
+    "VerdictRate",
+    "pass_at_k",
+]

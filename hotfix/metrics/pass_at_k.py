@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from hotfix.errors import ConfigError
+from hotfix.metrics.base import ExampleMetric, Record, Tally
 
 __all__ = ["PassAtK", "pass_at_k"]
 
@@ -37,71 +39,38 @@ def pass_at_k(num_samples: Tensor, num_correct: Tensor, k: int) -> Tensor:
     return estimate.masked_fill(num_samples < k, torch.nan)
 
 
-class PassAtK(Metric):
-    """Pass@k over a fixed set of problems; states are two counts per problem, so sums over processes are exact.
+class PassAtK(ExampleMetric):
+    """Mean over problems of the unbiased pass@k; the record's field `passed` has one yes or no a program.
 
-    ``compute`` is the mean over the problems that have samples: NaN if one of them has fewer than k, because leaving
-    it out would favour the problems that were sampled more; NaN if none has any.
+    NaN if a problem has fewer than k programs: leaving it out would favour the problems that were sampled more.
 
     Args:
-        num_problems: size of the set.
-        k: draws per problem.
+        k: draws a problem.
+        num_examples: size of the set.
 
-    >>> metric = PassAtK(num_problems=2)
-    >>> metric.update(torch.tensor([0, 0, 1]), torch.tensor([True, False, False]))
+    >>> metric = PassAtK(1, num_examples=2)
+    >>> metric.update(0, {"passed": [True, False]}); metric.update(1, {"passed": [False]})
     >>> metric.compute()
     tensor(0.2500, dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    num_samples: Tensor
-    num_correct: Tensor
+    def __init__(self, k: int = 1, num_examples: int = 0) -> None:
+        super().__init__(num_examples)
+        if k < 1:
+            raise ConfigError(f"k of pass@k is {k}, expected at least 1")
+        self.k = k
 
-    def __init__(self, num_problems: int, k: int = 1) -> None:
-        super().__init__()
-        if num_problems < 1 or k < 1:
-            raise ValueError(f"num_problems and k must be at least 1, got {num_problems} and {k}")
-        self.num_problems, self.k = num_problems, k
-        self.add_state("num_samples", torch.zeros(num_problems, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("num_correct", torch.zeros(num_problems, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, problem: Tensor | int, correct: Tensor | bool) -> None:
-        """Adds samples.
-
-        Args:
-            problem: index of the problem of each sample, an int or an integer tensor of any shape.
-            correct: whether each sample is correct, a bool or a bool tensor of the same shape.
-
-        Raises:
-            ValueError: an index outside the set, or shapes or dtypes that don't fit.
-        """
-        index = torch.as_tensor(problem, device=self.num_samples.device)
-        value = torch.as_tensor(correct, device=self.num_samples.device)
-        self._check_samples(index, value)
-        index, value = index.reshape(-1).long(), value.reshape(-1).long()
-        self.num_samples.index_add_(0, index, torch.ones_like(index))
-        self.num_correct.index_add_(0, index, value)
-
-    def compute(self) -> Tensor:
-        """Returns the mean over problems that have samples, float64 scalar."""
-        return self.per_example()[self.num_samples > 0].mean()
+    def observe(self, record: Record) -> Tally:
+        """Count the programs and those that passed."""
+        return Tally(sum(map(bool, record["passed"])), len(record["passed"]))
 
     def per_example(self) -> Tensor:
-        """Returns the estimate of each problem of this process, float64 ``[P]``; NaN where samples are too few."""
-        return pass_at_k(self.num_samples, self.num_correct, self.k)
-
-    def _check_samples(self, index: Tensor, value: Tensor) -> None:
-        if index.shape != value.shape:
-            raise ValueError(f"problem has shape {list(index.shape)} but correct has {list(value.shape)}")
-        if not _is_integer(index) or value.dtype != torch.bool:
-            raise ValueError(f"problem must be integer and correct bool, got {index.dtype} and {value.dtype}")
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.num_problems):
-            raise ValueError(f"problem must be in 0..{self.num_problems - 1}, got {index.tolist()}")
+        """Return each problem's estimate, float64 [P]; NaN where programs are too few."""
+        return pass_at_k(self.count.long(), self.total.long(), self.k)
 
 
 def _check_counts(num_samples: Tensor, num_correct: Tensor, k: int) -> None:

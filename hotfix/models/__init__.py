@@ -1,1 +1,1 @@
-"""models"""
+"""Names to models, and models to hidden states and logits."""

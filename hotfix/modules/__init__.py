@@ -1,1 +1,5 @@
-"""modules"""
+"""LightningModules: the only place where data, model, adapter and objective meet."""
+
+from hotfix.modules.finetune import FineTune
+
+__all__ = ["FineTune"]

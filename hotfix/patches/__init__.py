@@ -1,1 +1,7 @@
-"""patches"""
+"""What comes out of a run: reversible, saved as safetensors, stamped with the base model it fits."""
+
+from hotfix.patches.adapter_patch import AdapterPatch
+from hotfix.patches.base import Patch, Provenance
+from hotfix.patches.store import load_patch, save_patch
+
+__all__ = ["AdapterPatch", "Patch", "Provenance", "load_patch", "save_patch"]

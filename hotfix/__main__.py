@@ -1,0 +1,58 @@
+"""`hotfix ...` and `python -m hotfix ...`: says what it can do at once, and what went wrong in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hotfix.errors import HotfixError
+
+__all__ = ["main"]
+
+_HELP = """\
+usage: hotfix COMMAND --config FILE [--config OVERLAY ...] [--KEY VALUE ...]
+
+Patch a code language model's behaviour in minutes, reversibly and with proof.
+
+commands:
+  fit        train a patch on pairs of buggy and fixed code; measure before and after
+  validate   measure a patch or checkpoint on the validation contexts
+  test       measure a patch or checkpoint on the test contexts
+  predict    write what the patched model completes
+
+start here:
+  hotfix fit --config configs/lora.yaml
+  hotfix fit --config configs/lora.yaml --data.init_args.train my_pairs.jsonl --trainer.default_root_dir runs/mine
+  hotfix fit --config configs/lora.yaml --print_config
+  hotfix COMMAND --help                        every key
+  hotfix fit --model.help CLASS_PATH           the keys of a class
+"""
+
+
+def main() -> None:
+    """Dispatch; nothing heavy is imported for the plain help."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)  # noqa: T201  the help is output, not a log
+        return
+    if arguments[0] == "--version":
+        from hotfix import __version__
+
+        print(__version__)  # noqa: T201
+        return
+    # A configuration without these would let the tokenizers' threads and the hub's retries slow every start.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from hotfix.cli import main as run
+
+        run()
+    except HotfixError as error:
+        print(f"hotfix: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("hotfix: stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

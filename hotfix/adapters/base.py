@@ -1,0 +1,53 @@
+"""The adapter seam: which weights train, and how the model is seen without them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import cast
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+__all__ = ["Adapter", "PeftAdapter"]
+
+
+class Adapter(ABC):
+    """Puts trainable weights on a frozen model.
+
+    Invariant: inside `reference(model)`, the model's output is the base model's, bit for bit, at any time in training.
+    """
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel) -> nn.Module:
+        """Return the model with trainable weights; every other parameter has `requires_grad` off.
+
+        Raises:
+            ConfigError: a setting doesn't fit this model.
+        """
+
+    @abstractmethod
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the model is the frozen base."""
+
+
+class PeftAdapter(Adapter):
+    """An adapter that peft implements."""
+
+    @abstractmethod
+    def config(self, model: PreTrainedModel) -> PeftConfig:
+        """Return peft's configuration for this model."""
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """Wrap the model; adapter weights are float32 whatever the base's precision."""
+        wrapped = get_peft_model(model, self.config(model))
+        for module in wrapped.modules():
+            # peft would widen every layer's input to float32 and autocast narrow it again: two copies a layer.
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
+        return wrapped
+
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Switch the adapter off."""
+        return cast("AbstractContextManager[None]", cast("PeftModel", model).disable_adapter())

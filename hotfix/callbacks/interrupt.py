@@ -1,0 +1,76 @@
+"""Ctrl-C: finish the step, save the state, say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from hotfix.callbacks.run_folder import RunFolder
+
+__all__ = ["Interrupt"]
+
+
+class Interrupt(Callback):
+    """Turns the first Ctrl-C in training into a clean stop; a second one stops at once.
+
+    A checkpoint taken in the middle of a step would hold half of it; so the step is finished first.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signal for as long as training runs."""
+        self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop behind a whole optimizer step."""
+        whole = trainer.fit_loop.epoch_loop._should_accumulate() is False
+        if not (self._asked and whole):
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        trainer.save_checkpoint(path)
+        RunFolder.of(trainer).stopped_early = True
+        trainer.should_stop = True
+        trainer.limit_val_batches = 0
+        Console().print(
+            f"stopped after step {trainer.global_step}; the state is saved. To go on:\n  {next_command(sys.argv)}",
+            soft_wrap=True,
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signal back."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signal back."""
+        self.on_train_end(trainer, pl_module)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def next_command(argv: list[str]) -> str:
+    """Return the command that goes on from the last checkpoint.
+
+    >>> next_command(["/usr/bin/hotfix", "fit", "--config", "a.yaml"])
+    'hotfix fit --config a.yaml --ckpt_path last'
+    """
+    arguments = argv[1:]
+    if "--ckpt_path" in arguments:
+        place = arguments.index("--ckpt_path")
+        arguments = arguments[:place] + arguments[place + 2 :]
+    return " ".join(["hotfix", *arguments, "--ckpt_path", "last"])

@@ -1,0 +1,185 @@
+"""When tasks run: on the base before training, on the patched model after it, and by `validate` and `test`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from hotfix.callbacks.measurement_cache import MeasurementCache
+from hotfix.callbacks.measuring import MetricValues, compare, estimate, measure_slice, metric_values
+from hotfix.callbacks.precision import widened
+from hotfix.callbacks.progress import task_progress
+from hotfix.callbacks.run_folder import RunFolder
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.errors import ConfigError
+from hotfix.metrics.base import Record
+from hotfix.modules.finetune import FineTune
+from hotfix.tasks import Slice, Subject, Task
+from hotfix.types import Split
+
+__all__ = ["Measure"]
+
+log = logging.getLogger(__name__)
+When = Literal["before", "after"]
+
+
+@dataclass
+class _Measured:
+    """A slice, what was recorded of it, and its metrics' values."""
+
+    part: Slice
+    records: dict[When, list[Record]] = field(default_factory=dict)
+    values: dict[When, dict[str, MetricValues]] = field(default_factory=dict)
+
+
+class Measure(Callback):
+    """Runs the tasks and writes down what they find, before and after.
+
+    Args:
+        bug_fix: does it write the fix or the bug; null to leave it out.
+        email_leak: does it write e-mail addresses; null to leave it out.
+        humaneval: do its programs work; null to leave it out.
+        extra: further tasks by name.
+        dtype: precision of measuring; `float32` widens a bfloat16 base for it (twice its memory), `model` doesn't, `auto`
+            widens on CPU.
+        cache: keep the base model's records for the next run.
+        seed: of sampling.
+    """
+
+    def __init__(
+        self,
+        bug_fix: Task | None = None,
+        email_leak: Task | None = None,
+        humaneval: Task | None = None,
+        extra: dict[str, Task] | None = None,
+        dtype: Literal["auto", "float32", "model"] = "auto",
+        cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        slots = {"bug_fix": bug_fix, "email_leak": email_leak, "humaneval": humaneval}
+        taken = set(slots) & set(extra or {})
+        if taken:
+            raise ConfigError(f"measure.extra: {', '.join(sorted(taken))} is taken; choose another name")
+        self.tasks = {name: task for name, task in {**slots, **(extra or {})}.items() if task is not None}
+        self.dtype = dtype
+        self.cache = MeasurementCache() if cache else None
+        self.seed = seed
+        self._measured: dict[str, list[_Measured]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the base before it is touched; then a run that is killed has not lost it."""
+        self._run(trainer, pl_module, "test", "before")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the patched model."""
+        if not trainer.interrupted and not RunFolder.of(trainer).stopped_early:
+            self._run(trainer, pl_module, "test", "after")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure both with the validation contexts, when asked to by `hotfix validate`."""
+        if trainer.state.fn == "validate":
+            self._both(trainer, pl_module, "validation")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure both with the test contexts, when asked to by `hotfix test`."""
+        self._both(trainer, pl_module, "test")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no process behind."""
+        self._close()
+
+    def _both(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
+        self._run(trainer, pl_module, split, "before")
+        self._run(trainer, pl_module, split, "after")
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, split: Split, when: When) -> None:
+        assert isinstance(pl_module, FineTune)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        folder = RunFolder.of(trainer)
+        if not self._measured:
+            self._measured = _plan(self.tasks, data, split)
+        policy = pl_module.policy
+        widen = torch.float32 if self._widens(pl_module) else None
+        training = [m for m in policy.modules() if m.training]
+        policy.eval()
+        with torch.inference_mode(False), torch.no_grad(), widened(policy, widen):
+            for name, task in self.tasks.items():
+                with folder.results.timed(f"{name}_{when}"):
+                    self._run_task(name, task, pl_module, folder, when, trainer)
+        for module in training:
+            module.training = True
+        if when == "after":
+            folder.records = {
+                f"{name}/{m.part.name}": (m.part.examples, m.records) for name, ms in self._measured.items() for m in ms
+            }
+            self._close()
+
+    def _run_task(
+        self, name: str, task: Task, pl_module: FineTune, folder: RunFolder, when: When, trainer: Trainer
+    ) -> None:
+        slices = self._measured[name]
+        share = sum(len(range(trainer.global_rank, len(m.part.examples), trainer.world_size)) for m in slices)
+        with task_progress(f"{name} {when}", share, trainer) as progress:
+            for measured in slices:
+                subject = Subject(pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress)
+                with _base_only(pl_module, when):
+                    measured.records[when] = measure_slice(
+                        task,
+                        measured.part,
+                        subject,
+                        measured.records.get("before") if when == "after" else None,
+                        self._cache_of(pl_module, when),
+                    )
+                self._aggregate(name, measured, when, folder, pl_module.device)
+
+    def _cache_of(
+        self, pl_module: FineTune, when: When
+    ) -> tuple[MeasurementCache, dict[str, str]] | None:
+        if self.cache is None or when == "after":
+            return None
+        precision = "float32" if self._widens(pl_module) else str(next(pl_module.policy.parameters()).dtype)
+        device = pl_module.device.type
+        return self.cache, {"base": pl_module.base_fingerprint, "precision": precision, "device": device}
+
+    def _aggregate(
+        self, name: str, measured: _Measured, when: When, folder: RunFolder, device: torch.device
+    ) -> None:
+        part = measured.part
+        groups = [example.group for example in part.examples]
+        values = {key: metric_values(m, measured.records[when], device) for key, m in part.metrics.items()}
+        measured.values[when] = values
+        found = {key: estimate(part.metrics[key], value, groups) for key, value in values.items()}
+        folder.results.add(name, part.name, when, found)
+        if when == "after":
+            before = measured.values["before"]
+            tests = {
+                key: compare(metric, before[key], values[key], groups, part.group_name)
+                for key, metric in part.metrics.items()
+            }
+            folder.results.add_tests(name, part.name, tests)
+
+    def _widens(self, pl_module: LightningModule) -> bool:
+        return self.dtype == "float32" or (self.dtype == "auto" and pl_module.device.type == "cpu")
+
+    def _close(self) -> None:
+        for task in self.tasks.values():
+            task.close()
+
+
+def _plan(tasks: dict[str, Task], data: HotfixDataModule, split: Split) -> dict[str, list[_Measured]]:
+    return {name: [_Measured(part) for part in task.slices(data, split)] for name, task in tasks.items()}
+
+
+@contextmanager
+def _base_only(pl_module: FineTune, when: When) -> Iterator[None]:
+    if when == "after":
+        yield
+        return
+    with pl_module.reference():
+        yield

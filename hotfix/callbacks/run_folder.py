@@ -1,0 +1,176 @@
+"""One folder a run: config.yaml, run.log, results.json, records, patch/ and checkpoints/, each whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from hotfix.atomic import atomic_write
+from hotfix.errors import HotfixError
+from hotfix.modules.finetune import FineTune
+from hotfix.patches import save_patch
+from hotfix.report.results import Results, collect_versions, write_records
+from hotfix.report.tables import before_after_table, render
+from hotfix.tasks import Example
+
+__all__ = ["RunFolder"]
+
+log = logging.getLogger(__name__)
+_LAST_STEPS = 10
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class RunFolder(Callback):
+    """Keeps what a run leaves behind and writes it down when the run ends.
+
+    Args:
+        name: of the run.
+        config: its resolved configuration, YAML.
+        seed: of the run.
+    """
+
+    def __init__(self, name: str = "run", config: str = "", seed: int | None = None) -> None:
+        self.name = name
+        self.config = config
+        self.results = Results(name, seed)
+        self.records: Mapping[str, tuple[Sequence[Example], Mapping[Any, Sequence[Mapping[str, Any]]]]] = {}
+        self.stopped_early = False
+        self._losses: deque[float] = deque(maxlen=_LAST_STEPS)
+        self._seconds = 0.0
+        self._started = 0.0
+        self._handler: logging.Handler | None = None
+
+    @staticmethod
+    def of(trainer: Trainer) -> RunFolder:
+        """Return the trainer's run folder."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunFolder):
+                return callback
+        raise HotfixError("this trainer has no RunFolder callback; start it with the hotfix command, or add one")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to survive a restart."""
+        return {"losses": list(self._losses), "seconds": self._seconds + self._since_start()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._losses.extend(state_dict["losses"])
+        self._seconds = state_dict["seconds"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the folder: nothing is written before everything could be loaded."""
+        self._open(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the folder for `hotfix validate`."""
+        self._open(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the folder for `hotfix test`."""
+        self._open(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock behind what is measured before."""
+        self._started = time.perf_counter()
+        count = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        log.info("training %d parameters for %s steps", count, trainer.estimated_stepping_batches)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the last losses."""
+        self._losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._seconds += self._since_start()
+        self._started = 0.0
+        self.results.add_seconds("train", self._seconds)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write everything, results.json last: where it is, the run is whole."""
+        if self.stopped_early or trainer.interrupted:
+            return
+        if self._losses:
+            loss = sum(self._losses) / len(self._losses)
+            self.results.add_train({"loss": loss, "steps": trainer.global_step, "seconds": self._seconds})
+        self._write(trainer, pl_module, with_patch=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what `hotfix validate` measured."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module, with_patch=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what `hotfix test` measured."""
+        self._write(trainer, pl_module, with_patch=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the log."""
+        if self._handler is not None:
+            logging.getLogger().removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def _open(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or self._handler is not None:
+            return
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        if self.config:
+            atomic_write(root / "config.yaml", self.config)
+        self._handler = logging.FileHandler(root / "run.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter(_FORMAT))
+        logging.getLogger().addHandler(self._handler)
+        log.info("%s started in %s", self.name, root)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, with_patch: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        root = Path(trainer.default_root_dir)
+        results = self.results.to_dict()
+        if with_patch and isinstance(pl_module, FineTune):
+            patch = pl_module.make_patch(
+                config_digest=_digest(self.config),
+                data_digest=data_digest(trainer),
+                versions=collect_versions(),
+                results=results["tasks"],
+            )
+            save_patch(patch, root / "patch")
+        write_records(root / "records.jsonl", self._record_lines())
+        self.results.write(root / "results.json")
+        table = before_after_table(results)
+        log.info("results\n%s", render(table))
+        console = Console()
+        if results["tasks"]:
+            console.print(table)
+        console.print(f"results: {root / 'results.json'}" + (f"   patch: {root / 'patch'}" if with_patch else ""))
+
+    def _record_lines(self) -> Iterator[dict[str, Any]]:
+        for place, (examples, by_time) in self.records.items():
+            task, _, part = place.partition("/")
+            for when, records in by_time.items():
+                for example, record in zip(examples, records, strict=True):
+                    named = {"task": task, "slice": part, "when": when, "id": example.id, "group": example.group}
+                    yield {**named, **record}
+
+    def _since_start(self) -> float:
+        return time.perf_counter() - self._started if self._started else 0.0
+
+
+def data_digest(trainer: Trainer) -> str:
+    """Digest the pairs that were trained on."""
+    pairs = trainer.datamodule.pairs("train")  # type: ignore[attr-defined]
+    return _digest("\n".join(f"{p.id}\0{p.prefix}\0{p.buggy}\0{p.fixed}\0{p.suffix}" for p in pairs))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

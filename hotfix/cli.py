@@ -1,0 +1,90 @@
+"""The command line: LightningCLI in subclass mode, so `class_path` is the only registry."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from hotfix.callbacks import Interrupt, Measure, RunFolder
+from hotfix.callbacks.checkpoint import Checkpoint
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.parser import HotfixParser
+from hotfix.trainer import HotfixTrainer
+
+__all__ = ["HotfixCLI", "main"]
+
+_QUIET = (
+    # Lightning can't know that our loader needs no workers.
+    ".*does not have many workers.*",
+    ".*is_gradient_checkpointing.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
+
+
+class HotfixCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict`, with a folder for each run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is the run's rather than the trainer's, the model's or the data's."""
+        parser.add_argument("--name", default=None, type=str | None, help="of the run; the config file's by default")
+        parser.add_lightning_class_args(Measure, "measure")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        # From the model to the data: the other way round, a checkpoint would be overwritten by the data's default.
+        parser.link_arguments("model.init_args.model_name", "data.init_args.tokenizer_name")
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its folder."""
+        config = self.config[self.subcommand]
+        name = config.name or _stem(config.get("config")) or "run"
+        root = Path(config.trainer.default_root_dir or f"runs/{name}")
+        config.trainer.default_root_dir = str(root)
+        config.checkpoint.folder = config.checkpoint.folder or str(root / "checkpoints")
+        self._run_name = name
+
+    def instantiate_trainer(self, **kwargs: Any) -> HotfixTrainer:  # noqa: ANN401  the trainer's own arguments
+        """Add the callbacks that every run has."""
+        trainer = super().instantiate_trainer(**kwargs)
+        seed = self.config[self.subcommand].seed_everything
+        text = self.parser.subparser(self.subcommand) if hasattr(self.parser, "subparser") else None
+        del text
+        trainer.callbacks.extend([Interrupt(), RunFolder(self._run_name, self._resolved(), seed)])
+        return trainer
+
+    def _resolved(self) -> str:
+        """The whole configuration, as YAML that reproduces the run."""
+        parser = self._parser(self.subcommand)
+        return str(parser.dump(self.config[self.subcommand], skip_none=False, skip_link_targets=True))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; raises `HotfixError` for what a user can mend."""
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("hotfix").setLevel(logging.INFO)
+    torch.set_float32_matmul_precision("high")
+    HotfixCLI(
+        model_class=LightningModule,
+        datamodule_class=HotfixDataModule,
+        trainer_class=HotfixTrainer,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=HotfixParser,
+        parser_kwargs={"description": "Patch a code language model."},
+        args=arguments,
+    )
+
+
+def _stem(configs: Any) -> str | None:  # noqa: ANN401  jsonargparse's path objects
+    """Name of the first config file, overlays come later."""
+    first = next(iter(configs or []), None)
+    return Path(str(first)).stem if first else None

@@ -1,0 +1,132 @@
+"""The data seam: a data set says how to get its code pairs; everything behind that is here once."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from functools import cached_property
+from typing import cast
+
+from lightning.pytorch import LightningDataModule
+from transformers import PreTrainedTokenizerBase
+
+from hotfix.data.encode import EncodedPair, Overlong, PairEncoder, encode_text
+from hotfix.data.loader import PairLoader, Share
+from hotfix.data.packing import Layout
+from hotfix.data.retain import RetainText, read_retain
+from hotfix.data.schema import CodePair
+from hotfix.errors import ConfigError
+from hotfix.models.loading import load_tokenizer
+from hotfix.types import Split
+
+__all__ = ["HotfixDataModule"]
+
+log = logging.getLogger(__name__)
+
+
+class HotfixDataModule(LightningDataModule):
+    """Base of every data set.
+
+    Args:
+        tokenizer_name: whose tokens; linked to the model's name.
+        batch_size: pairs of one optimizer step, over all processes and accumulated micro-batches.
+        retain: `stdlib` (functions of the running Python's standard library), JSON Lines files with a `text` column, or
+            null for none.
+        retain_batch_size: retain texts of one optimizer step.
+        retain_count: retain texts to draw from.
+        retain_length: longest retain text, in tokens.
+        max_length: longest side of a pair, in tokens.
+        suffix_tokens: tokens of the suffix kept behind each statement.
+        overlong: refuse a pair that is longer (`error`) or cut its prefix on the left (`left`).
+        layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
+        seed: of the order of pairs and the choice of retain texts.
+    """
+
+    def __init__(
+        self,
+        tokenizer_name: str = "smollm2-135m",
+        batch_size: int = 16,
+        retain: str | list[str] | None = "stdlib",
+        retain_batch_size: int = 8,
+        retain_count: int = 256,
+        retain_length: int = 128,
+        max_length: int = 1024,
+        suffix_tokens: int = 2,
+        overlong: Overlong = "error",
+        layout: Layout = "packed",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _at_least_one(batch_size=batch_size, max_length=max_length, suffix_tokens=suffix_tokens)
+        self.tokenizer_name = tokenizer_name
+        self.batch_size = batch_size
+        self.retain = retain
+        self.retain_batch_size = retain_batch_size
+        self.retain_count = retain_count
+        self.retain_length = retain_length
+        self.max_length = max_length
+        self.suffix_tokens = suffix_tokens
+        self.overlong: Overlong = overlong
+        self.layout: Layout = layout
+        self.seed = seed
+        self._pairs: dict[Split, list[CodePair]] = {}
+
+    @abstractmethod
+    def read(self, split: Split) -> list[CodePair]:
+        """Return the pairs of a split; ids are unique and stable, and no split shares a pair with another."""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.tokenizer_name)
+
+    @cached_property
+    def encoder(self) -> PairEncoder:
+        """Pairs to token ids."""
+        return PairEncoder(self.tokenizer, self.max_length, self.suffix_tokens, self.overlong)
+
+    def pairs(self, split: Split) -> list[CodePair]:
+        """Return the pairs of a split, read once."""
+        if split not in self._pairs:
+            self._pairs[split] = self.read(split)
+        return self._pairs[split]
+
+    def encoded(self, split: Split) -> list[EncodedPair]:
+        """Return the pairs of a split as tokens."""
+        return [self.encoder(pair) for pair in self.pairs(split)]
+
+    def retain_texts(self, split: Split, count: int) -> list[RetainText]:
+        """Return up to `count` retain texts of a split."""
+        return [] if self.retain is None else read_retain(self.retain, split, count, self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Read and check every row before anything expensive starts."""
+        for split in ("train", "validation", "test") if stage == "fit" else ("validation", "test"):
+            self.encoded(cast("Split", split))
+
+    def train_dataloader(self) -> PairLoader:
+        """Return micro-batches of packed pairs and retain texts."""
+        trainer = self.trainer
+        share = (
+            Share(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches) if trainer else Share()
+        )
+        retain = [
+            encode_text(self.tokenizer, text.text).ids[: self.retain_length]
+            for text in self.retain_texts("train", self.retain_count)
+        ]
+        return PairLoader(
+            self.encoded("train"),
+            [ids for ids in retain if len(ids) > 1],
+            self.batch_size,
+            self.retain_batch_size,
+            share,
+            self.seed,
+            self.layout,
+            cast("int", self.tokenizer.pad_token_id or 0),
+        )
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"data.init_args.{name} is {value}, expected at least 1")

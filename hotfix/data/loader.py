@@ -1,0 +1,159 @@
+"""The order in which pairs are trained on: the same for one process or many, and after a restart.
+
+An epoch is cut into *windows*, one an optimizer step. A window's pairs are dealt to `accumulate * world` micro-batches;
+each carries the token counts of the whole window, so that every loss is a mean over the window's tokens whatever the
+number of micro-batches or processes. Windows differ by at most one pair, so no process runs out early and none waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hotfix.data.encode import EncodedPair
+from hotfix.data.packing import Batch, Layout, count_tokens, pack
+from hotfix.errors import ConfigError
+from hotfix.types import SCOPES, Side, TokenScope
+
+__all__ = ["PairLoader", "Share", "deal", "windows"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each window this process takes, and in how many micro-batches.
+
+    Args:
+        rank: index of this process.
+        world: number of processes.
+        accumulate: micro-batches of one optimizer step on one process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+
+class _Window(NamedTuple):
+    pairs: list[int]
+    retain: list[int]
+
+
+def windows(count: int, size: int, rng: random.Random) -> list[list[int]]:
+    """Shuffle `range(count)` and cut it into windows of at most `size` that differ by at most one.
+
+    >>> sorted(map(len, windows(10, 4, random.Random(0))))
+    [3, 3, 4]
+    """
+    order = list(range(count))
+    rng.shuffle(order)
+    parts = -(-count // size)
+    return [order[i * count // parts : (i + 1) * count // parts] for i in range(parts)]
+
+
+def deal(items: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Split a window into micro-batches of neighbours in length, sizes differing by at most one.
+
+    >>> deal([0, 1, 2, 3], [9, 1, 8, 2], 2)
+    [[1, 3], [2, 0]]
+    """
+    ordered = sorted(items, key=lambda i: (lengths[i], i))
+    return [ordered[p * len(ordered) // parts : (p + 1) * len(ordered) // parts] for p in range(parts)]
+
+
+class PairLoader:
+    """Iterates over the micro-batches of one process, epoch after epoch; a checkpoint holds its place.
+
+    Args:
+        pairs: encoded pairs.
+        retain: token ids of retain texts, drawn in turn.
+        batch_size: pairs of one optimizer step, over all processes and micro-batches.
+        retain_size: retain texts of one optimizer step, likewise.
+        share: this process's part.
+        seed: of the order.
+        layout: how a pair is laid out.
+        pad_id: token id of padding.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[EncodedPair],
+        retain: Sequence[Sequence[int]],
+        batch_size: int,
+        retain_size: int = 0,
+        share: Share | None = None,
+        seed: int = 0,
+        layout: Layout = "packed",
+        pad_id: int = 0,
+    ) -> None:
+        self.share = share or Share()
+        parts = self.share.world * self.share.accumulate
+        if len(pairs) // -(-len(pairs) // batch_size) < parts:
+            raise ConfigError(
+                f"data.init_args.batch_size is {batch_size} and there are {len(pairs)} pairs, but a step has {parts} "
+                f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a pair"
+            )
+        self.pairs, self.retain = pairs, retain
+        self.batch_size, self.retain_size = batch_size, retain_size if retain else 0
+        self.seed, self.layout, self.pad_id = seed, layout, pad_id
+        self.epoch = self.position = 0
+        self._lengths = [len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs]
+        self._counts = [count_tokens(p) for p in pairs]
+
+    def __len__(self) -> int:
+        """Micro-batches of this process in an epoch."""
+        return -(-len(self.pairs) // self.batch_size) * self.share.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from where the last iteration, or the checkpoint, stopped."""
+        plan = self._epoch_windows(self.epoch)
+        while self.position < len(self):
+            window = plan[self.position // self.share.accumulate]
+            part = self.position % self.share.accumulate
+            self.position += 1
+            yield self._micro_batch(window, part)
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place to go on from."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved place."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        if self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def _epoch_windows(self, epoch: int) -> list[_Window]:
+        rng = random.Random(f"{self.seed}/{epoch}")
+        found = windows(len(self.pairs), self.batch_size, rng)
+        need = len(found) * self.retain_size
+        drawn: list[int] = []
+        while len(drawn) < need:
+            drawn += rng.sample(range(len(self.retain)), len(self.retain))
+        size = self.retain_size
+        return [_Window(pairs, drawn[w * size : (w + 1) * size]) for w, pairs in enumerate(found)]
+
+    def _micro_batch(self, window: _Window, part: int) -> Batch:
+        parts = self.share.world * self.share.accumulate
+        mine = part * self.share.world + self.share.rank
+        pairs = deal(window.pairs, self._lengths, parts)[mine]
+        retain = deal(window.retain, [len(ids) for ids in self.retain], parts)[mine]
+        return pack(
+            [self.pairs[i] for i in pairs],
+            [self.retain[i] for i in retain],
+            counts={key: total / parts for key, total in self._window_counts(window).items()},
+            num_examples=len(window.pairs) / parts,
+            layout=self.layout,
+            pad_id=self.pad_id,
+        )
+
+    def _window_counts(self, window: _Window) -> dict[tuple[Side, TokenScope], int]:
+        kept = sum(len(self.retain[i]) - 1 for i in window.retain)
+        counts: dict[tuple[Side, TokenScope], int] = {
+            (side, scope): sum(self._counts[i][side, scope] for i in window.pairs)
+            for side in ("fixed", "buggy")
+            for scope in SCOPES
+        }
+        return {**counts, ("retain", "all"): kept, ("retain", "unedited"): kept, ("retain", "edited"): 0}

@@ -1,0 +1,91 @@
+"""JSON Lines files, plain or gzipped, to code pairs; every complaint names file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hotfix.data.schema import CodePair, parse_row
+from hotfix.errors import DataError
+from hotfix.types import Split
+
+__all__ = ["read_json_lines", "read_pairs"]
+
+log = logging.getLogger(__name__)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based line number, object) of each line that isn't blank.
+
+    Raises:
+        DataError: no such file, not UTF-8, not gzip although named so, or a line that isn't a JSON object.
+    """
+    for number, raw in enumerate(_lines(path), start=1):
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8",
+                path,
+                number,
+                "save the file as UTF-8",
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"not valid JSON: {error.msg} at column {error.colno}", path, number, "expected one JSON object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"a JSON {type(row).__name__}, expected an object with the row's columns", path, number)
+        yield number, row
+
+
+def read_pairs(paths: Sequence[str | Path], split: Split) -> list[CodePair]:
+    """Read the pairs of one split from files; rows that name another split are passed over.
+
+    Raises:
+        DataError: a bad row, an id used twice, or no row left.
+    """
+    pairs: dict[str, CodePair] = {}
+    passed_over = 0
+    for path in map(Path, paths):
+        for line, row in read_json_lines(path):
+            pair = parse_row(row, path, line)
+            if pair.split not in (None, split):
+                passed_over += 1
+                continue
+            if pair.id in pairs:
+                raise DataError(
+                    f"id {pair.id!r} was used before, at {pairs[pair.id].source}", path, line, "give each row its own id"
+                )
+            pairs[pair.id] = pair
+    if not pairs:
+        names = ", ".join(map(str, paths))
+        why = f"all {passed_over} rows name another split" if passed_over else "no rows"
+        raise DataError(
+            f"nothing to read for {split}: {why}", names, hint=f"point data.init_args.{split} to a file with rows for it"
+        )
+    return list(pairs.values())
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if not path.is_file():
+        raise DataError(
+            "no such file" if not path.exists() else "a folder, expected a file",
+            path,
+            hint=f"paths count from the current folder, {Path.cwd()}",
+        )
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from stream
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"damaged gzip file ({error})", path, hint="pack it again, or drop the .gz ending") from None
+    except OSError as error:
+        raise DataError(f"can't be read ({error.strerror or error})", path) from None

@@ -1,0 +1,58 @@
+"""Divergence from the frozen base: what is not to change."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hotfix.errors import ConfigError
+from hotfix.losses.base import LossTerm
+from hotfix.functional import token_kl
+from hotfix.losses.passes import Passes
+from hotfix.types import Side, TokenScope
+
+__all__ = ["KLToReference"]
+
+
+class KLToReference(LossTerm):
+    """Mean of KL(base || policy) over tokens of the given sides, in nats a token, with the policy's gradient.
+
+    The published code of the hotfixing paper computes this term without a gradient, so it retains nothing; SVEN
+    (https://arxiv.org/abs/2302.05319, section 4.3) and this class do.
+
+    Args:
+        sides: whose tokens; each side's mean counts alike.
+        scope: which of them. Edited tokens are meant to change, so `unedited` unless there is a reason.
+        max_tokens: of a side in one micro-batch; where there are more, an evenly spaced part stands for all, scaled up.
+            The head's [tokens, vocabulary] matrices are what this term costs.
+        weight: factor of the term in the objective.
+    """
+
+    def __init__(
+        self,
+        sides: list[Side] | None = None,
+        scope: TokenScope = "unedited",
+        max_tokens: int | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigError(f"max_tokens of KLToReference is {max_tokens}, expected at least 1 or null")
+        self.sides: list[Side] = sides if sides is not None else ["fixed", "retain"]
+        self.scope: TokenScope = scope
+        self.max_tokens = max_tokens
+
+    def forward(self, passes: Passes) -> Tensor:
+        """Return the sum of the sides' means."""
+        return torch.stack([self._of_side(passes, side) for side in self.sides]).sum()
+
+    def _of_side(self, passes: Passes, side: Side) -> Tensor:
+        rows = passes.rows(side, self.scope)
+        count = len(rows)
+        if not count:
+            return passes.mean(rows.float(), side, self.scope)
+        keep = None
+        if self.max_tokens is not None and count > self.max_tokens:
+            keep = torch.linspace(0, count - 1, self.max_tokens, device=rows.device).round().long()
+        kl = token_kl(passes.reference_logits(side, self.scope, keep), passes.logits(side, self.scope, keep))
+        return passes.mean(kl * (count / len(kl)), side, self.scope)

@@ -1,0 +1,139 @@
+"""The forward passes of one step: each run once, on first use, and shared by all loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hotfix.data.packing import Batch, Targets
+from hotfix.functional import token_log_probs
+from hotfix.models.states import head_logits, hidden_states
+from hotfix.types import Side, TokenScope
+
+__all__ = ["ModelPasses", "Passes"]
+
+Reference = Callable[[nn.Module], AbstractContextManager[None]]
+_T = TypeVar("_T")
+
+
+class Passes(Protocol):
+    """What a loss term may ask for; packed and padded rows look the same through it.
+
+    N is the number of tokens of a side in a scope in this micro-batch; it may be 0.
+    """
+
+    def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """Return the policy's log p of each token, float32 [N], in nats."""
+
+    def reference_log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """Return the frozen base's log p of each token, float32 [N], without gradient."""
+
+    def logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
+        """Return the policy's logits, float32 [N, V]; `keep` (indices [M]) computes only those rows, [M, V]."""
+
+    def reference_logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
+        """Return the frozen base's logits likewise, without gradient."""
+
+    def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """Return which example of the micro-batch each token belongs to, int64 [N]."""
+
+    def mean(self, values: Tensor, side: Side, scope: TokenScope) -> Tensor:
+        """Return this micro-batch's part of the mean over the whole step's tokens of a side and scope: [N] -> []."""
+
+    def example_mean(self, values: Tensor) -> Tensor:
+        """Return this micro-batch's part of the mean over the whole step's pairs: [examples] -> []."""
+
+
+class ModelPasses:
+    """`Passes` of a causal language model over one batch.
+
+    Args:
+        model: with its adapter.
+        batch: packed or padded rows, on the model's device.
+        reference: context in which the model is the frozen base.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, reference: Reference) -> None:
+        self._model, self._batch, self._reference = model, batch, reference
+        self._kept: dict[tuple[str, str, str], Tensor] = {}
+
+    def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """See `Passes`."""
+        return self._once("log_probs", side, scope, lambda: self._log_probs(self._policy_states, side, scope))
+
+    @torch.no_grad()
+    def reference_log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """See `Passes`."""
+        with self._reference(self._model):
+            return self._once("reference", side, scope, lambda: self._log_probs(self._reference_states, side, scope))
+
+    def logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
+        """See `Passes`."""
+        return self._logits(self._policy_states, side, scope, keep)
+
+    @torch.no_grad()
+    def reference_logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
+        """See `Passes`."""
+        with self._reference(self._model):
+            return self._logits(self._reference_states, side, scope, keep)
+
+    def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """See `Passes`."""
+        return self._targets(side, scope).example
+
+    def mean(self, values: Tensor, side: Side, scope: TokenScope) -> Tensor:
+        """See `Passes`."""
+        return values.sum() / max(1e-9, self._batch.counts[side, scope]) if len(values) else self._zero()
+
+    def example_mean(self, values: Tensor) -> Tensor:
+        """See `Passes`."""
+        return values.sum() / max(1e-9, self._batch.num_examples) if len(values) else self._zero()
+
+    def _targets(self, side: Side, scope: TokenScope) -> Targets:
+        return self._batch.targets[side].in_scope(scope)
+
+    def _log_probs(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope) -> Tensor:
+        targets = self._targets(side, scope)
+        if not len(targets.token):
+            return torch.zeros(0, device=targets.token.device)
+        return token_log_probs(self._logits(states, side, scope, None), targets.token)
+
+    def _logits(
+        self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None
+    ) -> Tensor:
+        targets = self._targets(side, scope)
+        row, column = (targets.row, targets.column) if keep is None else (targets.row[keep], targets.column[keep])
+        return head_logits(self._model, states(side)[row, column])
+
+    def _policy_states(self, side: Side) -> Tensor:
+        return self._once("policy states", _trunk(side), "", partial(self._states, side))
+
+    def _reference_states(self, side: Side) -> Tensor:
+        """To be called inside the reference context."""
+        return self._once("reference states", _trunk(side), "", partial(self._states, side))
+
+    def _states(self, side: Side) -> Tensor:
+        rows = self._batch.retain if side == "retain" else self._batch.pairs
+        if rows is None:  # no targets either, so nothing will be taken from it
+            return torch.zeros(0, 0, 1)
+        return hidden_states(self._model, rows)
+
+    def _once(self, what: str, side: str, scope: str, compute: Callable[[], Tensor]) -> Tensor:
+        key = (what, side, scope)
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def _zero(self) -> Tensor:
+        """Zero without a gradient, on the right device."""
+        return torch.zeros((), device=next(self._model.parameters()).device)
+
+
+def _trunk(side: Side) -> str:
+    """Both sides of a pair come out of one forward pass."""
+    return "retain" if side == "retain" else "pairs"

@@ -1,0 +1,39 @@
+"""What a patch remembers of its base model, so that it is never put on another one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Digest a model's own parameters: names, shapes and values; adapters put on by peft don't count.
+
+    Floating-point values are taken as bfloat16, so one model gives one digest whether it is loaded in float32 or in
+    bfloat16. Buffers don't count: they follow from the configuration.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+    for name, parameter in sorted(_own_parameters(model)):
+        total.update(f"{name}{tuple(parameter.shape)}".encode())
+        # Blockwise: a copy of the largest matrix of a large model may not fit beside it.
+        for block in parameter.detach().reshape(-1).split(1 << 24):
+            exact = block.to(torch.bfloat16) if block.is_floating_point() else block
+            total.update(exact.cpu().contiguous().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters of the base by the name they had before peft wrapped it."""
+    found = []
+    for name, parameter in model.named_parameters():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if not any(mark in plain for mark in (".lora_", ".ia3_", "prompt_encoder.")):
+            found.append((plain, parameter))
+    return found

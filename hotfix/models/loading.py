@@ -1,0 +1,74 @@
+"""A name to a model: `smollm2-135m`, `tiny`, a local folder, or a Hugging Face id."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hotfix.errors import ModelError
+from hotfix.models.packaged import DEFAULT_MODEL, packaged_model
+from hotfix.models.tiny import TINY_MODEL, tiny_model, tiny_tokenizer
+
+__all__ = ["Dtype", "choose_dtype", "load_causal_lm", "load_tokenizer"]
+
+log = logging.getLogger(__name__)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_T = TypeVar("_T")
+
+
+def choose_dtype(dtype: Dtype = "auto") -> torch.dtype:
+    """Return the dtype of the frozen base; `auto` is bfloat16 where the hardware multiplies it, else float32."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def load_causal_lm(name: str, dtype: Dtype = "auto") -> PreTrainedModel:
+    """Load a decoder-only language model for evaluation.
+
+    Args:
+        name: `smollm2-135m` (packaged, downloaded on first use), `tiny` (random, for tests), a folder, or a hub id.
+        dtype: of its weights.
+
+    Raises:
+        ModelError: there is no such model, or it isn't a causal language model.
+    """
+    if name == TINY_MODEL:
+        return tiny_model().to(choose_dtype(dtype))
+    model = _load(name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype), attn_implementation="sdpa")
+    return model.eval()
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; where it has no padding token, the end-of-text token serves.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name == TINY_MODEL:
+        return tiny_tokenizer()
+    tokenizer: PreTrainedTokenizerBase = _load(name, AutoTokenizer.from_pretrained)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load(name: str, load: Callable[..., _T], **options: Any) -> _T:  # noqa: ANN401  passed on to from_pretrained
+    place = packaged_model() if name == DEFAULT_MODEL else name
+    try:
+        return load(place, **options)
+    except (OSError, ValueError, KeyError) as error:
+        looks_local = Path(name).expanduser().is_absolute() or name.startswith((".", "~")) or Path(name).exists()
+        what = "this folder holds no model that transformers can load" if looks_local else "no such model here"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{name}: {what} ({first:.200}); expected {DEFAULT_MODEL}, {TINY_MODEL}, a model folder or a Hugging Face "
+            "id in model.init_args.model_name"
+        ) from error

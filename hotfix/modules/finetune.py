@@ -1,0 +1,191 @@
+"""Hotfixing by fine-tuning: a frozen base, an adapter, an objective."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hotfix.adapters import Adapter, LoRA
+from hotfix.data.packing import Batch
+from hotfix.errors import ConfigError, PatchError
+from hotfix.losses import ModelPasses, Objective
+from hotfix.models.fingerprint import fingerprint
+from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
+from hotfix.models.states import check_halves
+from hotfix.patches import AdapterPatch, Provenance, load_patch
+
+__all__ = ["FineTune"]
+
+
+class FineTune(LightningModule):
+    """Trains an adapter on pairs; the reference is the same model with the adapter switched off.
+
+    Args:
+        objective: what is minimised.
+        adapter: which weights train; LoRA on all linear layers if not given.
+        model_name: `smollm2-135m`, a local folder or a Hugging Face id.
+        dtype: of the frozen base; `auto` is bfloat16 where the hardware multiplies it. Adapters are float32.
+        learning_rate: of AdamW, at its peak.
+        warmup_steps: optimizer steps of linear rise from zero; after them it falls linearly to zero.
+        weight_decay: of AdamW.
+        patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        adapter: Adapter | None = None,
+        model_name: str = "smollm2-135m",
+        dtype: Dtype = "auto",
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        patch: str | None = None,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise ConfigError(f"model.init_args.learning_rate is {learning_rate}, expected more than 0")
+        self.objective = objective
+        self.adapter = adapter or LoRA()
+        self.model_name = model_name
+        self.dtype_name: Dtype = dtype
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.weight_decay = weight_decay
+        self.patch_folder = patch
+        # Checkpoints hold the trained weights only; the frozen base is named and checked by its fingerprint.
+        self.strict_loading = False
+        self.model: nn.Module | None = None
+        self.base_fingerprint = ""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        return load_tokenizer(self.model_name)
+
+    def configure_model(self) -> None:
+        """Load the base and put the adapter on; Lightning calls it once a process, before anything runs."""
+        if self.model is not None:
+            return
+        base = load_causal_lm(self.model_name, self.dtype_name).to(self.device)
+        self._check_context(base)
+        self.base_fingerprint = fingerprint(base)
+        check_halves(base)
+        if self.patch_folder is not None:
+            self.model = load_patch(Path(self.patch_folder)).apply(base)
+        else:
+            # The adapter's first weights must not depend on what else drew random numbers before.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed())
+                self.model = self.adapter.attach(base)
+        self.model.eval()
+
+    @property
+    def policy(self) -> nn.Module:
+        """The model with its adapter on."""
+        if self.model is None:
+            raise RuntimeError("configure_model was not called yet")
+        return self.model
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Context in which the model is the frozen base."""
+        return self.adapter.reference(self.policy)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the weighted sum; log every unweighted term."""
+        self._train_mode()
+        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference))
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in values.items()},
+            prog_bar=True,
+            batch_size=max(1, len(batch.keys)),
+            sync_dist=self.trainer.world_size > 1,
+        )
+        return values["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log every unweighted term on unseen pairs."""
+        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference))
+        self.log_dict(
+            {f"val/{name}": value for name, value in values.items()},
+            batch_size=max(1, len(batch.keys)),
+            sync_dist=self.trainer.world_size > 1,
+        )
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own type is a union of ten
+        """AdamW on the adapter, linear rise and fall of the learning rate."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, partial(linear_schedule, warmup=self.warmup_steps, total=total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights, and what is needed to go on exactly."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["hotfix"] = {"base_fingerprint": self.base_fingerprint, "base_model": self.model_name}
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another base model."""
+        made_for = checkpoint.get("hotfix", {})
+        if made_for.get("base_fingerprint") != self.base_fingerprint:
+            raise PatchError(
+                f"the checkpoint was made for {made_for.get('base_model', 'an unknown model')} (weights "
+                f"{str(made_for.get('base_fingerprint'))[:12]}), but model.init_args.model_name is {self.model_name} "
+                f"(weights {self.base_fingerprint[:12]}); name the same model, or start without --ckpt_path"
+            )
+        torch.set_rng_state(checkpoint["rng"])
+
+    def make_patch(self, **provenance: Any) -> AdapterPatch:  # noqa: ANN401  fields of Provenance
+        """Return the adapter as a patch."""
+        described = Provenance(
+            method=f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}",
+            base_model=self.model_name,
+            base_fingerprint=self.base_fingerprint,
+            **provenance,
+        )
+        return AdapterPatch(described, model=cast("Any", self.policy))
+
+    def _check_context(self, base: PreTrainedModel) -> None:
+        data = getattr(self._trainer, "datamodule", None)
+        context = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+        if data is not None and context is not None and data.max_length > context:
+            raise ConfigError(
+                f"data.init_args.max_length is {data.max_length}, but {self.model_name} has a context of {context} "
+                "tokens; lower it"
+            )
+
+    def _train_mode(self) -> None:
+        """Dropout on in the adapter only: the frozen base has to be the same function as in the reference pass."""
+        self.policy.eval()
+        for module in self.policy.modules():
+            if any(p.requires_grad for p in module.parameters(recurse=False)) or isinstance(module, nn.Dropout):
+                module.train()
+
+    def _seed(self) -> int:
+        return torch.initial_seed() % 2**32
+
+
+def linear_schedule(step: int, warmup: int, total: int) -> float:
+    """Return the learning rate's factor: up to 1 in `warmup` steps, then down to 0 at `total`.
+
+    >>> [linear_schedule(s, 2, 4) for s in range(5)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+

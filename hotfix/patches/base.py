@@ -1,0 +1,64 @@
+"""The patch seam: what comes out of a run, put on a model and taken off again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Patch", "Provenance"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a patch comes from; kept in `patch.json` beside its weights.
+
+    Attributes:
+        method: class path of what made it.
+        base_model: name it was trained on.
+        base_fingerprint: of that model's weights; the patch fits no other.
+        config_digest: of the resolved configuration.
+        data_digest: of the pairs it was made from.
+        versions: of the libraries.
+        results: measured before and after, as in results.json.
+    """
+
+    method: str
+    base_model: str
+    base_fingerprint: str
+    config_digest: str = ""
+    data_digest: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+class Patch(ABC):
+    """A reversible change of a model.
+
+    Invariant: `revert(apply(model))` is the model bit for bit, because the base's own tensors are never written.
+    """
+
+    provenance: Provenance
+
+    @abstractmethod
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model with the patch on.
+
+        Raises:
+            PatchError: it was made for another base model.
+        """
+
+    @abstractmethod
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Return the base model."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights and their description into an empty folder."""
