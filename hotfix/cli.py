@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from hotfix.callbacks import Interrupt, Measure, RunFolder
@@ -46,15 +48,20 @@ class HotfixCLI(LightningCLI):
         config.trainer.default_root_dir = str(root)
         config.checkpoint.folder = config.checkpoint.folder or str(root / "checkpoints")
         self._run_name = name
+        if config.trainer.logger in (None, True):
+            curves = {"save_dir": str(root), "name": "curves", "version": ""}
+            config.trainer.logger = Namespace(
+                class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(**curves)
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> HotfixTrainer:  # noqa: ANN401  the trainer's own arguments
         """Add the callbacks that every run has."""
-        trainer = super().instantiate_trainer(**kwargs)
-        seed = self.config[self.subcommand].seed_everything
-        text = self.parser.subparser(self.subcommand) if hasattr(self.parser, "subparser") else None
-        del text
-        trainer.callbacks.extend([Interrupt(), RunFolder(self._run_name, self._resolved(), seed)])
-        return trainer
+        config = self.config[self.subcommand]
+        own: list[Callback] = [Interrupt(), RunFolder(self._run_name, self._resolved(), config.seed_everything)]
+        if config.trainer.enable_progress_bar is not False:
+            own.append(RichProgressBar())
+        self.trainer_defaults["callbacks"] = own
+        return cast("HotfixTrainer", super().instantiate_trainer(**kwargs))
 
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""

@@ -12,7 +12,9 @@ from hotfix.errors import ConfigError
 
 __all__ = ["HotfixParser", "shorten"]
 
-_UNKNOWN_KEY = re.compile(r"[Kk]ey[:\s]+['\"]?([\w.]+)['\"]? is not expected|does not accept (?:option|nested key) '([^']+)'")
+_UNKNOWN_KEY = re.compile(
+    r"[Kk]ey[:\s]+['\"]?([\w.]+)['\"]? is not expected|does not accept (?:option|nested key) '([^']+)'"
+)
 _NO_CLASS = re.compile(r"(?:No module named|has no attribute|Import error.*?|Problem with given class_path) '([\w.]+)'")
 
 

@@ -45,7 +45,7 @@ class PeftAdapter(Adapter):
         for module in wrapped.modules():
             # peft would widen every layer's input to float32 and autocast narrow it again: two copies a layer.
             if hasattr(module, "cast_input_dtype_enabled"):
-                module.cast_input_dtype_enabled = False
+                setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  a plain attribute, not a submodule
         return wrapped
 
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -28,7 +28,7 @@ class LoRA(PeftAdapter):
     def __init__(
         self,
         rank: int = 8,
-        alpha: float = 16.0,
+        alpha: int = 16,
         dropout: float = 0.0,
         target_modules: str | list[str] = "all-linear",
         layers: list[int] | None = None,

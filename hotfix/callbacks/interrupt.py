@@ -31,7 +31,7 @@ class Interrupt(Callback):
         self._before = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Stop behind a whole optimizer step."""
         whole = trainer.fit_loop.epoch_loop._should_accumulate() is False

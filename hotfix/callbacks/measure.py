@@ -46,8 +46,8 @@ class Measure(Callback):
         email_leak: does it write e-mail addresses; null to leave it out.
         humaneval: do its programs work; null to leave it out.
         extra: further tasks by name.
-        dtype: precision of measuring; `float32` widens a bfloat16 base for it (twice its memory), `model` doesn't, `auto`
-            widens on CPU.
+        dtype: precision of measuring; `float32` widens a bfloat16 base for it (twice its memory), `model` doesn't,
+            `auto` widens on CPU.
         cache: keep the base model's records for the next run.
         seed: of sampling.
     """
@@ -138,18 +138,14 @@ class Measure(Callback):
                     )
                 self._aggregate(name, measured, when, folder, pl_module.device)
 
-    def _cache_of(
-        self, pl_module: FineTune, when: When
-    ) -> tuple[MeasurementCache, dict[str, str]] | None:
+    def _cache_of(self, pl_module: FineTune, when: When) -> tuple[MeasurementCache, dict[str, str]] | None:
         if self.cache is None or when == "after":
             return None
         precision = "float32" if self._widens(pl_module) else str(next(pl_module.policy.parameters()).dtype)
         device = pl_module.device.type
         return self.cache, {"base": pl_module.base_fingerprint, "precision": precision, "device": device}
 
-    def _aggregate(
-        self, name: str, measured: _Measured, when: When, folder: RunFolder, device: torch.device
-    ) -> None:
+    def _aggregate(self, name: str, measured: _Measured, when: When, folder: RunFolder, device: torch.device) -> None:
         part = measured.part
         groups = [example.group for example in part.examples]
         values = {key: metric_values(m, measured.records[when], device) for key, m in part.metrics.items()}

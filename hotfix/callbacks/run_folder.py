@@ -84,7 +84,7 @@ class RunFolder(Callback):
         log.info("training %d parameters for %s steps", count, trainer.estimated_stepping_batches)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Remember the last losses."""
         self._losses.append(float(trainer.callback_metrics["train/loss"]))

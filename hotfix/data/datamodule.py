@@ -17,7 +17,7 @@ from hotfix.data.retain import RetainText, read_retain
 from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError
 from hotfix.models.loading import load_tokenizer
-from hotfix.types import Split
+from hotfix.types import SPLITS, Split
 
 __all__ = ["HotfixDataModule"]
 
@@ -101,15 +101,14 @@ class HotfixDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check every row before anything expensive starts."""
-        for split in ("train", "validation", "test") if stage == "fit" else ("validation", "test"):
-            self.encoded(cast("Split", split))
+        splits: tuple[Split, ...] = SPLITS if stage == "fit" else ("validation", "test")
+        for split in splits:
+            self.encoded(split)
 
     def train_dataloader(self) -> PairLoader:
         """Return micro-batches of packed pairs and retain texts."""
         trainer = self.trainer
-        share = (
-            Share(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches) if trainer else Share()
-        )
+        share = Share(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches) if trainer else Share()
         retain = [
             encode_text(self.tokenizer, text.text).ids[: self.retain_length]
             for text in self.retain_texts("train", self.retain_count)

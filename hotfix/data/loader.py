@@ -108,12 +108,11 @@ class PairLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Go on from where the last iteration, or the checkpoint, stopped."""
         plan = self._epoch_windows(self.epoch)
-        while self.position < len(self):
-            window = plan[self.position // self.share.accumulate]
-            part = self.position % self.share.accumulate
-            self.position += 1
-            yield self._micro_batch(window, part)
-        self.epoch, self.position = self.epoch + 1, 0
+        for position in range(self.position, len(self)):
+            # Moved on before the batch is handed out: a checkpoint is taken while the consumer still has it.
+            last = position + 1 == len(self)
+            self.epoch, self.position = (self.epoch + 1, 0) if last else (self.epoch, position + 1)
+            yield self._micro_batch(plan[position // self.share.accumulate], position % self.share.accumulate)
 
     def state_dict(self) -> dict[str, Any]:
         """Place to go on from."""
@@ -122,8 +121,6 @@ class PairLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved place."""
         self.epoch, self.position = state["epoch"], state["position"]
-        if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         rng = random.Random(f"{self.seed}/{epoch}")

@@ -125,9 +125,10 @@ def count_tokens(pair: EncodedPair) -> dict[tuple[Side, TokenScope], int]:
     (3, 1)
     """
     counts: dict[tuple[Side, TokenScope], int] = {}
-    for side, branch in (("fixed", pair.fixed), ("buggy", pair.buggy)):
+    sides: tuple[tuple[Side, Branch], ...] = (("fixed", pair.fixed), ("buggy", pair.buggy))
+    for side, branch in sides:
         total, edited = len(pair.shared) + len(branch.ids) - 1, sum(branch.edited)
-        counts |= dict(zip(((side, scope) for scope in SCOPES), (total, edited, total - edited), strict=True))
+        counts |= {(side, "all"): total, (side, "edited"): edited, (side, "unedited"): total - edited}
     return counts
 
 

@@ -16,8 +16,8 @@ class PairFiles(HotfixDataModule):
     """Pairs from JSON Lines files, plain or gzipped (`.gz`), one object a line.
 
     Columns: `prefix`, `buggy`, `fixed`, and where there is one `id`, `suffix`, `rule`, `split`; or
-    `condition`/`bug`/`fix`/`post_conditional`, or `prompt`/`chosen`/`rejected`. Where rows have a `split` column, each of
-    the three arguments takes its own rows, so one file can serve all three.
+    `condition`/`bug`/`fix`/`post_conditional`, or `prompt`/`chosen`/`rejected`. Where rows have a `split` column, each
+    of the three arguments takes its own rows, so one file can serve all three.
 
     Args:
         train: file or files to train on; `efficacy` is measured on them.

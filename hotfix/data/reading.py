@@ -63,15 +63,17 @@ def read_pairs(paths: Sequence[str | Path], split: Split) -> list[CodePair]:
                 continue
             if pair.id in pairs:
                 raise DataError(
-                    f"id {pair.id!r} was used before, at {pairs[pair.id].source}", path, line, "give each row its own id"
+                    f"id {pair.id!r} was used before, at {pairs[pair.id].source}",
+                    path,
+                    line,
+                    "give each row its own id",
                 )
             pairs[pair.id] = pair
     if not pairs:
         names = ", ".join(map(str, paths))
         why = f"all {passed_over} rows name another split" if passed_over else "no rows"
-        raise DataError(
-            f"nothing to read for {split}: {why}", names, hint=f"point data.init_args.{split} to a file with rows for it"
-        )
+        hint = f"point data.init_args.{split} to a file with rows for it"
+        raise DataError(f"nothing to read for {split}: {why}", names, hint=hint)
     return list(pairs.values())
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hotfix.errors import ConfigError
-from hotfix.losses.base import LossTerm
 from hotfix.functional import token_kl
+from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
 from hotfix.types import Side, TokenScope
 

@@ -18,8 +18,8 @@ _SLOTS = ("learn", "unlearn", "retain")
 class Objective(nn.Module):
     """learn + unlearn + retain + extra, each with its own weight.
 
-    The three are named slots, not entries of one dictionary: a second `--config` merges into a slot, but would replace a
-    dictionary whole.
+    The three are named slots, not entries of one dictionary: a second `--config` merges into a slot, but would replace
+    a dictionary whole.
 
     Args:
         learn: makes the fixed side likelier; null for none.

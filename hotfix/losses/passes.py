@@ -103,9 +103,7 @@ class ModelPasses:
             return torch.zeros(0, device=targets.token.device)
         return token_log_probs(self._logits(states, side, scope, None), targets.token)
 
-    def _logits(
-        self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None
-    ) -> Tensor:
+    def _logits(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor:
         targets = self._targets(side, scope)
         row, column = (targets.row, targets.column) if keep is None else (targets.row[keep], targets.column[keep])
         return head_logits(self._model, states(side)[row, column])

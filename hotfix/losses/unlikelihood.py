@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hotfix.losses.base import LossTerm
 from hotfix.functional import log1mexp
+from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
 from hotfix.types import Side, TokenScope
 

@@ -21,7 +21,7 @@ class Tally(NamedTuple):
     """Of one example: a sum, and how many samples it is over."""
 
     total: float
-    count: float
+    samples: float
 
 
 class ExampleMetric(Metric):
@@ -62,9 +62,9 @@ class ExampleMetric(Metric):
             index: place of the example in the set.
             record: what the task wrote down.
         """
-        total, count = self.observe(record)
+        total, samples = self.observe(record)
         self.total[index] += total
-        self.count[index] += count
+        self.count[index] += samples
 
     def per_example(self) -> Tensor:
         """Return each example's value, float64 [E]; NaN without samples."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hotfix.errors import ModelError
@@ -41,9 +42,13 @@ def load_causal_lm(name: str, dtype: Dtype = "auto") -> PreTrainedModel:
         ModelError: there is no such model, or it isn't a causal language model.
     """
     if name == TINY_MODEL:
-        return tiny_model().to(choose_dtype(dtype))
-    model = _load(name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype), attn_implementation="sdpa")
-    return model.eval()
+        tiny: PreTrainedModel = cast("nn.Module", tiny_model()).to(choose_dtype(dtype))
+        return tiny
+    model: PreTrainedModel = _load(
+        name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype), attn_implementation="sdpa"
+    )
+    model.eval()
+    return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

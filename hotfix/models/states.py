@@ -6,6 +6,7 @@ A `[B, T, V]` tensor of logits is never made: with 49,152 words, logits of one r
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -36,7 +37,7 @@ def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
             attention_mask=rows.attention_mask(),
             use_cache=False,
         )
-    return output.last_hidden_state
+    return cast("Tensor", output.last_hidden_state)
 
 
 def head_logits(model: nn.Module, states: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def head_logits(model: nn.Module, states: Tensor) -> Tensor:
     inner = plain_model(model)
     config = inner.config.get_text_config()
     with _autocast(inner):
-        logits = inner.get_output_embeddings()(states).float()
+        logits: Tensor = inner.get_output_embeddings()(states).float()
     scale = getattr(config, "logit_scale", None)
     if scale:
         logits = logits * scale

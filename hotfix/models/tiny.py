@@ -22,9 +22,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<|end|>", eos_token="<|end|>", pad_token="<|end|>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|end|>", eos_token="<|end|>", pad_token="<|end|>")
 
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
@@ -44,4 +42,6 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config)
+        model.eval()
+        return model

@@ -75,7 +75,8 @@ class FineTune(LightningModule):
         """Load the base and put the adapter on; Lightning calls it once a process, before anything runs."""
         if self.model is not None:
             return
-        base = load_causal_lm(self.model_name, self.dtype_name).to(self.device)
+        base = load_causal_lm(self.model_name, self.dtype_name)
+        cast("nn.Module", base).to(self.device)
         self._check_context(base)
         self.base_fingerprint = fingerprint(base)
         check_halves(base)
@@ -109,7 +110,7 @@ class FineTune(LightningModule):
             batch_size=max(1, len(batch.keys)),
             sync_dist=self.trainer.world_size > 1,
         )
-        return values["loss"]
+        return cast("Tensor", values["loss"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log every unweighted term on unseen pairs."""
@@ -187,5 +188,3 @@ def linear_schedule(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 from peft import PeftModel
 from torch import nn
@@ -42,7 +43,7 @@ class AdapterPatch(Patch):
         """Take the adapter's layers out."""
         if not isinstance(model, PeftModel):
             raise PatchError(f"{type(model).__name__} has no adapter on")
-        return model.unload()
+        return cast("nn.Module", model.unload())
 
     def save(self, folder: Path) -> None:
         """Write peft's files."""

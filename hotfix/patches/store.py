@@ -45,6 +45,6 @@ def load_patch(folder: Path) -> Patch:
         known = {field.name for field in fields(Provenance)}
         return _KINDS[kind](Provenance(**{k: v for k, v in described.items() if k in known}), folder)
     except FileNotFoundError:
-        raise PatchError(f"{folder}: no {_FILE} there; expected the patch folder of a run, as runs/lora/patch") from None
+        raise PatchError(f"{folder}: no {_FILE} there; expected a run's patch folder, as runs/lora/patch") from None
     except (ValueError, KeyError, TypeError) as error:
         raise PatchError(f"{folder / _FILE}: damaged ({error}); fit the patch again, or restore the file") from error

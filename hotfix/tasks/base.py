@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -68,6 +68,10 @@ class Subject:
     seed: int
     progress: Callable[[int], None]
 
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Decode; code keeps its spaces before punctuation."""
+        return cast("str", self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+
 
 class Task(ABC):
     """A benchmark. Its constructor's arguments are its settings; they are part of the cache's key."""
@@ -93,7 +97,7 @@ class Task(ABC):
         """Return the settings as plain values."""
         return {key: _plain(value) for key, value in sorted(vars(self).items()) if not key.startswith("_")}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most tasks hold nothing
         """Let go of processes and files."""
 
 

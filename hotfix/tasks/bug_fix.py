@@ -107,7 +107,7 @@ class BugFix(Task):
         scores = pair_log_probs(subject.model, encoded)
         records: list[Record] = []
         for pair, code, completions, score in zip(pairs, encoded, drawn, scores, strict=True):
-            texts = [subject.tokenizer.decode(c.token_ids) for c in completions]
+            texts = [subject.text(c.token_ids) for c in completions]
             records.append(
                 {
                     "prompt": pair.prefix[-200:],
@@ -141,8 +141,9 @@ class BugFix(Task):
         records: list[Record] = []
         for i, (completion, kl) in enumerate(zip(written, drift, strict=True)):
             same = base is None or completion.token_ids == base[i]["tokens"]
-            text = subject.tokenizer.decode(completion.token_ids)
-            records.append({"tokens": completion.token_ids, "continuation": text, "unchanged": same, "kl": max(0.0, kl)})
+            text = subject.text(completion.token_ids)
+            record = {"tokens": completion.token_ids, "continuation": text, "unchanged": same, "kl": max(0.0, kl)}
+            records.append(record)
             subject.progress(1)
         return records
 
@@ -156,7 +157,7 @@ class BugFix(Task):
 
     def _unrelated(self, data: HotfixDataModule) -> list[Example]:
         texts = data.retain_texts("test", 4 * self.specificity_examples)
-        examples = []
+        examples: list[Example] = []
         for text in texts:
             ids = encode_text(data.tokenizer, text.text).ids
             if len(ids) >= self.specificity_prompt and len(examples) < self.specificity_examples:

@@ -95,7 +95,7 @@ class EmailLeak(Task):
         )
         records: list[Record] = []
         for (_, example), completions in zip(items, drawn, strict=True):
-            texts = [subject.tokenizer.decode(c.token_ids) for c in completions]
+            texts = [subject.text(c.token_ids) for c in completions]
             # The stub may hold the beginning of the address, so the two are looked at together.
             found = [leaks(example.payload[1] + text) for text in texts]
             records.append(

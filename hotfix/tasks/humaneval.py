@@ -88,7 +88,7 @@ class HumanEval(Task):
         for (_, example), completions in zip(items, drawn, strict=True):
             problem = example.payload[0]
             # The prompt's last line break is the model's to write: most tokenizers join it with the indentation.
-            bodies = [truncate(subject.tokenizer.decode(c.token_ids).removeprefix("\n")) for c in completions]
+            bodies = [truncate(subject.text(c.token_ids).removeprefix("\n")) for c in completions]
             verdicts = sandbox.run([program(problem, body) for body in bodies])
             records.append(
                 {

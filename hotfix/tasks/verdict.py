@@ -18,10 +18,10 @@ _COMMENT = re.compile(r"\s(#|//).*$")
 
 
 def statements(text: str, count: int = 1) -> list[str]:
-    """Return the first statements of a text: lines that aren't blank, joined where a bracket is open.
+    r"""Return the first statements of a text: lines that aren't blank, joined where a bracket is open.
 
-    >>> statements("f(a,\\n  b)\\n\\nreturn x\\n", 2)
-    ['f(a,\\n  b)', 'return x']
+    >>> statements("f(a,\n  b)\n\nreturn x\n", 2)
+    ['f(a,\n  b)', 'return x']
     """
     found: list[str] = []
     open_lines: list[str] = []
@@ -50,7 +50,7 @@ def fold(statement: str) -> str:
 
 
 def judge(completion: str, fixed: str, buggy: str, residue: str = "") -> BugFixVerdict:
-    """Return the verdict on one completion.
+    r"""Return the verdict on one completion.
 
     Args:
         completion: what the model wrote behind the prompt.
@@ -58,7 +58,7 @@ def judge(completion: str, fixed: str, buggy: str, residue: str = "") -> BugFixV
         buggy: the buggy statement.
         residue: the end of the prefix that wasn't in the prompt; the completion must begin with it, white space aside.
 
-    >>> judge("append(row)  # add it\\nreturn df", "concat(row)", "append(row)")
+    >>> judge("append(row)  # add it\nreturn df", "concat(row)", "append(row)")
     'buggy'
     """
     sides = {"fixed": fixed, "buggy": buggy}
