@@ -42,7 +42,8 @@ def load_causal_lm(name: str, dtype: Dtype = "auto") -> PreTrainedModel:
         ModelError: there is no such model, or it isn't a causal language model.
     """
     if name == TINY_MODEL:
-        tiny: PreTrainedModel = cast("nn.Module", tiny_model()).to(choose_dtype(dtype))
+        tiny = tiny_model()
+        cast("nn.Module", tiny).to(choose_dtype(dtype))
         return tiny
     model: PreTrainedModel = _load(
         name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype), attn_implementation="sdpa"

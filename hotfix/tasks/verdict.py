@@ -30,8 +30,8 @@ def statements(text: str, count: int = 1) -> list[str]:
         if not open_lines and not line.strip():
             continue
         open_lines.append(line)
-        depth += _depth_change(line)
-        if depth <= 0:
+        depth = _depth_after(line, depth)
+        if depth == 0:
             found.append("\n".join(open_lines))
             open_lines, depth = [], 0
         if len(found) == count:
@@ -80,9 +80,12 @@ def _key(text: str, count: int) -> tuple[str, ...]:
     return tuple(map(fold, statements(text, count)))
 
 
-def _depth_change(line: str) -> int:
-    """Brackets opened minus closed, those in strings and comments left out."""
-    quote, depth, skip = "", 0, False
+def _depth_after(line: str, depth: int) -> int:
+    """Brackets open behind a line, those in strings and comments left out.
+
+    A completion often closes brackets of its prompt, so the depth never falls below zero.
+    """
+    start, quote, skip = depth, "", False
     for letter in line:
         if skip:
             skip = False
@@ -95,6 +98,6 @@ def _depth_change(line: str) -> int:
         elif letter == "#":
             break
         else:
-            depth += (letter in _OPEN) - (letter in _CLOSE)
-    # A quote that doesn't end on its line was an apostrophe, in prose or a comment.
-    return depth if not quote else 0
+            depth = max(0, depth + (letter in _OPEN) - (letter in _CLOSE))
+    # A quote that doesn't end on its line was an apostrophe, in prose.
+    return start if quote else depth
