@@ -20,37 +20,13 @@ import torch
 from torch import Tensor
 
 from hotfix.data.encode import Branch, EncodedPair
+from hotfix.models.rows import PADDING, TokenRows
 from hotfix.types import SCOPES, Side, TokenScope
 
-__all__ = ["Batch", "Counts", "Layout", "Targets", "TokenRows", "count_tokens", "pack", "pack_rows"]
+__all__ = ["Batch", "Counts", "Layout", "Targets", "count_tokens", "pack", "pack_rows"]
 
 Layout = Literal["packed", "padded"]
 Counts = Mapping[tuple[Side, TokenScope], float]
-_PADDING = -1
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Input of one forward pass.
-
-    Attributes:
-        input_ids: int64 [B, T].
-        position_ids: int64 [B, T].
-        branch: int64 [B, T]; 0 is the shared beginning, 1 and 2 the branches, -1 padding.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    branch: Tensor
-
-    def attention_mask(self) -> Tensor:
-        """Return who may attend to whom, bool [B, 1, T, T]: backwards, within the own branch and the beginning."""
-        steps = torch.arange(self.branch.shape[1], device=self.branch.device)
-        causal = steps[:, None] >= steps[None, :]
-        query, key = self.branch[:, :, None], self.branch[:, None, :]
-        visible = causal & (key != _PADDING) & ((key == 0) | (key == query))
-        # A padded query must see something, or its softmax is NaN and poisons gradients.
-        return (visible | ((query == _PADDING) & (steps[:, None] == steps[None, :])))[:, None]
 
 
 @dataclass(frozen=True)
@@ -195,7 +171,7 @@ def pack_rows(rows: Sequence[Sequence[_Segment]], pad_id: int) -> TokenRows | No
     length = max(sum(len(s.ids) for s in row) for row in rows)
     input_ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
     position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-    branch = torch.full((len(rows), length), _PADDING, dtype=torch.long)
+    branch = torch.full((len(rows), length), PADDING, dtype=torch.long)
     for r, row in enumerate(rows):
         column = 0
         for segment in row:

@@ -13,8 +13,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hotfix.data.packing import TokenRows
 from hotfix.errors import ModelError
+from hotfix.models.rows import TokenRows
 
 __all__ = ["check_halves", "head_logits", "hidden_states", "plain_model"]
 

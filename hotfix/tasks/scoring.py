@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hotfix.data.encode import Branch, EncodedPair
-from hotfix.data.packing import Targets, TokenRows, pack, pack_texts
+from hotfix.data.packing import Targets, pack, pack_texts
 from hotfix.functional import token_kl, token_log_probs
+from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states
 
 __all__ = ["PairLogProbs", "kl_per_text", "pair_log_probs"]

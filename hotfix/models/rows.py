@@ -1,0 +1,36 @@
+"""The input of one forward pass: token rows in which branches of one row can't see each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["PADDING", "TokenRows"]
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Input of one forward pass.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        position_ids: int64 [B, T].
+        branch: int64 [B, T]; 0 is the shared beginning, 1 and 2 the branches, -1 padding.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    branch: Tensor
+
+    def attention_mask(self) -> Tensor:
+        """Return who may attend to whom, bool [B, 1, T, T]: backwards, within the own branch and the beginning."""
+        steps = torch.arange(self.branch.shape[1], device=self.branch.device)
+        causal = steps[:, None] >= steps[None, :]
+        query, key = self.branch[:, :, None], self.branch[:, None, :]
+        visible = causal & (key != PADDING) & ((key == 0) | (key == query))
+        # A padded query must see something, or its softmax is NaN and poisons gradients.
+        return (visible | ((query == PADDING) & (steps[:, None] == steps[None, :])))[:, None]
