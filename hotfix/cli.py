@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,15 +18,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from hotfix.callbacks import Interrupt, Measure, RunFolder
 from hotfix.callbacks.checkpoint import Checkpoint
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.parser import HotfixParser
+from hotfix.errors import ConfigError, HotfixError, PatchError
+from hotfix.parser import HotfixParser, root_cause
 from hotfix.trainer import HotfixTrainer
 
 __all__ = ["HotfixCLI", "main"]
 
+_CHECKPOINT_WORDS = ("best", "last", "hpc")
 _QUIET = (
     # Lightning can't know that our loader needs no workers.
     ".*does not have many workers.*",
     ".*is_gradient_checkpointing.*",
+    # Tasks measure with the validation pairs when `hotfix validate` asks for it.
+    ".*but have no `val_dataloader`.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
@@ -40,6 +46,11 @@ class HotfixCLI(LightningCLI):
         # From the model to the data: the other way round, a checkpoint would be overwritten by the data's default.
         parser.link_arguments("model.init_args.model_name", "data.init_args.tokenizer_name")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  a list or a mapping
+        """Read the configuration, and refuse a checkpoint that isn't there."""
+        super().parse_arguments(parser, args)
+        _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
     def before_instantiate_classes(self) -> None:
         """Give the run its folder."""
         config = self.config[self.subcommand]
@@ -49,10 +60,19 @@ class HotfixCLI(LightningCLI):
         config.checkpoint.folder = config.checkpoint.folder or str(root / "checkpoints")
         self._run_name = name
         if config.trainer.logger in (None, True):
-            curves = {"save_dir": str(root), "name": "curves", "version": ""}
             config.trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(**curves)
+                class_path="hotfix.callbacks.curves.Curves", init_args=Namespace(folder=str(root))
             )
+
+    def instantiate_classes(self) -> None:
+        """Make the objects of the configuration; what they refuse is the configuration's fault."""
+        try:
+            super().instantiate_classes()
+        except (HotfixError, TypeError, ValueError, MisconfigurationException) as error:
+            cause = root_cause(error)
+            if isinstance(cause, HotfixError):
+                raise cause from error
+            raise ConfigError(f"the configuration was refused: {' '.join(str(cause).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> HotfixTrainer:  # noqa: ANN401  the trainer's own arguments
         """Add the callbacks that every run has."""
@@ -73,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; raises `HotfixError` for what a user can mend."""
     for message in _QUIET:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("hotfix").setLevel(logging.INFO)
     torch.set_float32_matmul_precision("high")
     HotfixCLI(
@@ -89,6 +110,18 @@ def main(arguments: list[str] | None = None) -> None:
         parser_kwargs={"description": "Patch a code language model."},
         args=arguments,
     )
+
+
+def _check_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint that can't be read before anything expensive starts."""
+    if path is None or path in _CHECKPOINT_WORDS:
+        return
+    if not Path(path).is_file():
+        raise PatchError(f"ckpt_path: there is no file {path}; name a last.ckpt, or say last for the run's own")
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise PatchError(f"ckpt_path: {path} is not a checkpoint, or a damaged one; start without it") from error
 
 
 def _stem(configs: Any) -> str | None:  # noqa: ANN401  jsonargparse's path objects
