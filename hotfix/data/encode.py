@@ -129,13 +129,15 @@ class PairEncoder:
         fixed_marks = edited_tokens([(start + h.b_start, start + h.b_end) for h in hunks], fixed.offsets, shared)
         buggy_marks = edited_tokens([(start + h.a_start, start + h.a_end) for h in hunks], buggy.offsets, shared)
         cut = self._cut(pair, max(fixed_end, buggy_end), prompt)
+        # The suffix gives way before the statement does, but never the token at which the sides part.
+        stop = max(self.max_length + cut, shared + 1)
         return EncodedPair(
             id=pair.id,
             shared=fixed.ids[cut:shared],
             prompt=prompt - cut,
             residue=pair.prefix[fixed.offsets[prompt - 1][1] :] if prompt else pair.prefix,
-            fixed=Branch(fixed.ids[shared:], fixed_marks[shared:], max(1, fixed_end - shared)),
-            buggy=Branch(buggy.ids[shared:], buggy_marks[shared:], max(1, buggy_end - shared)),
+            fixed=Branch(fixed.ids[shared:stop], fixed_marks[shared:stop], max(1, fixed_end - shared)),
+            buggy=Branch(buggy.ids[shared:stop], buggy_marks[shared:stop], max(1, buggy_end - shared)),
         )
 
     def _side(self, pair: CodePair, statement: str) -> tuple[EncodedText, int]:
@@ -143,7 +145,7 @@ class PairEncoder:
         encoded = encode_text(self.tokenizer, pair.prefix + statement + (pair.suffix or "\n"))
         stop = len(pair.prefix) + len(statement)
         end = sum(start < stop for start, _ in encoded.offsets)
-        keep = min(end + self.suffix_tokens, max(self.max_length, end))
+        keep = end + self.suffix_tokens
         return EncodedText(encoded.ids[:keep], encoded.offsets[:keep]), end
 
     def _cut(self, pair: CodePair, length: int, prompt: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hotfix.data.reading import read_json_lines
+from hotfix.data.schema import row_split
 from hotfix.data.stdlib import stdlib_functions
 from hotfix.errors import DataError
 from hotfix.types import Split
@@ -50,7 +51,7 @@ def _read(path: Path, split: Split) -> list[RetainText]:
         if not isinstance(text, str) or not text.strip():
             raise DataError("column 'text' is missing or empty", path, line, "retain text is read from it")
         tenth = line % 10
-        own = row.get("split") or ("validation" if tenth == 8 else "test" if tenth == 9 else "train")
+        own = row_split(row, path, line) or ("validation" if tenth == 8 else "test" if tenth == 9 else "train")
         if own == split:
             found.append(RetainText(str(row.get("id", f"{path.name}:{line}")), text))
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from hotfix.errors import DataError
 from hotfix.types import SPLITS, Split
 
-__all__ = ["ALIASES", "CodePair", "parse_row"]
+__all__ = ["ALIASES", "CodePair", "parse_row", "row_split"]
 
 # The first spelling of which all columns are there is used; the last two are those of the Jesse et al. CSV and of TRL.
 ALIASES: tuple[Mapping[str, str], ...] = (
@@ -83,7 +83,7 @@ def parse_row(row: Mapping[str, Any], path: Path, line: int) -> CodePair:
         id=str(row.get("id", f"{path.name}:{line}")),
         **text,
         rule=str(next((row[c] for c in _GROUP_COLUMNS if row.get(c)), "")),
-        split=_split(row, path, line),
+        split=row_split(row, path, line),
         source=f"{path}:{line}",
         meta={key: value for key, value in row.items() if key not in used},
     )
@@ -105,7 +105,15 @@ def _columns(row: Mapping[str, Any], path: Path, line: int) -> Mapping[str, str]
     )
 
 
-def _split(row: Mapping[str, Any], path: Path, line: int) -> Split | None:
+def row_split(row: Mapping[str, Any], path: Path, line: int) -> Split | None:
+    """Return the split that a row names; None where it names none.
+
+    Raises:
+        DataError: it isn't one of the three.
+
+    >>> row_split({"split": "test"}, Path("p.jsonl"), 1)
+    'test'
+    """
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is not one of {', '.join(SPLITS)}", path, line, "correct or remove it")
