@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchmetrics.utilities.data import dim_zero_sum
 
+from hotfix.errors import ConfigError
 from hotfix.metrics.pass_at_k import PassAtK, pass_at_k
 
 
@@ -69,69 +70,70 @@ def test_refuses(n: list[float], c: list[float], k: int, message: str) -> None:
         pass_at_k(torch.tensor(n), torch.tensor(c), k)
 
 
-def test_metric_counts_samples_in_any_form() -> None:
-    metric = PassAtK(3, k=2)
-    metric.update(0, True)
-    metric.update(torch.tensor(0), torch.tensor(False))
-    metric.update(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[False, True], [True, True]]))
-    assert metric.num_samples.tolist() == [3, 3, 0]
-    assert metric.num_correct.tolist() == [1, 3, 0]
-    torch.testing.assert_close(metric.per_example()[:2], torch.tensor([2 / 3, 1.0], dtype=torch.float64))
-    assert float(metric.compute()) == pytest.approx((2 / 3 + 1) / 2)
+def test_metric_is_the_mean_of_the_function_over_problems() -> None:
+    passed = [[True, False, False], [True, True, True], [False] * 5, [False, True, True, False]]
+    metric = PassAtK(2, num_examples=4)
+    for index, programs in enumerate(passed):
+        metric.update(index, {"passed": programs})
+    expected = [brute_force(len(programs), sum(programs), 2) for programs in passed]
+    assert metric.per_example().tolist() == pytest.approx(expected, abs=1e-14)
+    assert float(metric.compute()) == pytest.approx(sum(expected) / 4, abs=1e-14)
 
 
-def test_mean_is_nan_if_a_sampled_problem_has_too_few_samples_or_none_has_any() -> None:
-    metric = PassAtK(2, k=2)
+def test_records_of_one_problem_add_up() -> None:
+    metric = PassAtK(2, num_examples=1)
+    for programs in ([True], [False, False], [True]):
+        metric.update(0, {"passed": programs})
+    assert float(metric.compute()) == pytest.approx(brute_force(4, 2, 2), abs=1e-14)
+
+
+def test_mean_is_nan_if_a_sampled_problem_has_too_few_programs_or_none_has_any() -> None:
+    metric = PassAtK(2, num_examples=2)
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         assert metric.compute().isnan()
-    metric = PassAtK(2, k=2)
-    metric.update(torch.tensor([0, 0, 1]), torch.tensor([True, True, True]))
-    assert metric.compute().isnan()
+    metric = PassAtK(2, num_examples=2)
+    metric.update(0, {"passed": [True, True]})
+    metric.update(1, {"passed": [True]})
     assert metric.per_example()[0] == 1
+    assert metric.compute().isnan()
 
 
 def test_two_processes_summed_equal_one() -> None:
     generator = torch.Generator().manual_seed(0)
-    problem = torch.randint(5, (100,), generator=generator)
-    correct = torch.rand(100, generator=generator) < 0.3
-    whole, first, second = (PassAtK(5, k=3) for _ in range(3))
-    whole.update(problem, correct)
-    first.update(problem[:37], correct[:37])
-    second.update(problem[37:], correct[37:])
-    assert first.compute() != whole.compute()
+    passed = (torch.rand(20, 7, generator=generator) < 0.3).tolist()
+    whole, first, second = (PassAtK(3, num_examples=20) for _ in range(3))
+    for index, programs in enumerate(passed):
+        whole.update(index, {"passed": programs})
+        (first if index % 3 else second).update(index, {"passed": programs})
+    expected = sum(brute_force(7, sum(programs), 3) for programs in passed) / 20
     first.merge_state(second)
     assert torch.equal(first.per_example(), whole.per_example())
+    assert float(first.compute()) == pytest.approx(expected, abs=1e-14)
     assert set(whole._reductions.values()) == {dim_zero_sum}
 
 
-def test_forward_returns_the_batch_and_keeps_the_total() -> None:
-    metric = PassAtK(1)
-    assert float(metric(0, True)) == 1
-    assert float(metric(0, False)) == 0
-    assert float(metric.compute()) == 0.5
+def test_bind_sizes_and_clears() -> None:
+    metric = PassAtK(1, num_examples=1)
+    metric.update(0, {"passed": [True]})
+    metric.bind(2)
+    metric.update(1, {"passed": [False]})
+    metric.update(0, {"passed": [False, True]})
+    assert metric.per_example().tolist() == [0.5, 0.0]
 
 
 def test_reset_forgets() -> None:
-    metric = PassAtK(1)
-    metric.update(0, True)
+    metric = PassAtK(1, num_examples=1)
+    metric.update(0, {"passed": [True]})
     metric.reset()
-    metric.update(0, False)
+    metric.update(0, {"passed": [False]})
     assert metric.compute() == 0
     assert (metric.is_differentiable, metric.higher_is_better, metric.full_state_update) == (False, True, False)
 
 
 def test_metric_refuses() -> None:
-    with pytest.raises(ValueError, match="at least 1, got 0 and 1"):
+    with pytest.raises(ConfigError, match="k of pass@k is 0, expected at least 1"):
         PassAtK(0)
-    with pytest.raises(ValueError, match="at least 1, got 2 and 0"):
-        PassAtK(2, k=0)
-    metric = PassAtK(2)
-    with pytest.raises(ValueError, match=r"problem must be in 0\.\.1, got \[2\]"):
-        metric.update(torch.tensor([2]), torch.tensor([True]))
-    with pytest.raises(ValueError, match=r"problem must be in 0\.\.1, got -1"):
-        metric.update(-1, True)
-    with pytest.raises(ValueError, match=r"problem has shape \[2\] but correct has \[1\]"):
-        metric.update(torch.tensor([0, 1]), torch.tensor([True]))
-    with pytest.raises(ValueError, match=r"correct bool, got torch.int64 and torch.float32"):
-        metric.update(torch.tensor([0]), torch.tensor([0.5]))
-    assert metric.num_samples.sum() == 0
+    with pytest.raises(IndexError):
+        PassAtK(1, num_examples=2).update(2, {"passed": [True]})
+    with pytest.raises(KeyError, match="passed"):
+        PassAtK(1, num_examples=2).update(0, {"verdicts": []})

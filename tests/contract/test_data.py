@@ -1,0 +1,122 @@
+"""What every data set keeps: ids unique and stable, sides that differ, splits that share nothing, no network."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+from contract_seams import assert_complete
+
+from hotfix.data import HotfixDataModule, PairFiles
+from hotfix.data.packing import Batch
+from hotfix.types import SPLITS
+
+Make = Callable[[Path], HotfixDataModule]
+_ROOT = Path(__file__).parents[2] / "data"
+
+
+def _own_file(folder: Path) -> HotfixDataModule:
+    path = folder / "pairs.jsonl"
+    rows = [
+        {"prefix": f"x{i} = ", "buggy": f"{i}", "fixed": f"{i + 1}", "split": SPLITS[max(0, i - 7) % 3]}
+        for i in range(10)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    one = str(path)
+    return PairFiles(one, one, one, tokenizer_name="tiny", batch_size=2, retain_count=6, retain_batch_size=2)
+
+
+def _packaged(_: Path) -> HotfixDataModule:
+    files = [str(path) for path in sorted(_ROOT.glob("*.jsonl"))]
+    assert files
+    return PairFiles(files, files, files, tokenizer_name="tiny", max_length=500, overlong="left", retain_count=20)
+
+
+CASES: Mapping[str, tuple[type[HotfixDataModule], Make]] = {
+    "own file": (PairFiles, _own_file),
+    "packaged files": (PairFiles, _packaged),
+}
+
+
+@pytest.fixture(params=CASES)
+def make(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], HotfixDataModule]:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("the data set opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return lambda: CASES[request.param][1](tmp_path)
+
+
+def test_every_data_set_has_a_case() -> None:
+    assert_complete(HotfixDataModule, [cls for cls, _ in CASES.values()])
+
+
+def test_ids_are_unique_and_stable(make: Callable[[], HotfixDataModule]) -> None:
+    first, second = make(), make()
+    for split in SPLITS:
+        ids = [pair.id for pair in first.pairs(split)]
+        assert ids
+        assert len(set(ids)) == len(ids)
+        assert ids == [pair.id for pair in second.pairs(split)]
+        assert first.pairs(split) is first.pairs(split)
+
+
+def test_sides_differ_as_text_and_as_tokens(make: Callable[[], HotfixDataModule]) -> None:
+    data = make()
+    for split in SPLITS:
+        for pair, encoded in zip(data.pairs(split), data.encoded(split), strict=True):
+            assert pair.buggy != pair.fixed
+            assert encoded.id == pair.id
+            assert encoded.fixed.ids[0] != encoded.buggy.ids[0]
+
+
+def test_splits_share_no_pair_and_no_retain_text(make: Callable[[], HotfixDataModule]) -> None:
+    data = make()
+    contents = [{(p.prefix, p.buggy, p.fixed) for p in data.pairs(split)} for split in SPLITS]
+    names = [{p.id for p in data.pairs(split)} for split in SPLITS]
+    texts = [{t.text for t in data.retain_texts(split, 5)} for split in SPLITS]
+    for group in (contents, names, texts):
+        assert sum(map(len, group)) == len(set[object]().union(*group))
+    assert all(len(group) == 5 for group in texts)
+
+
+def test_an_epoch_holds_every_training_pair_once(make: Callable[[], HotfixDataModule]) -> None:
+    data = make()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    keys = [key for batch in batches for key in batch.keys]
+    assert sorted(keys) == sorted(pair.id for pair in data.pairs("train"))
+    assert all(isinstance(batch, Batch) and batch.pairs is not None for batch in batches)
+    again = [key for batch in make().train_dataloader() for key in batch.keys]
+    assert again == keys
+    following = [key for batch in loader for key in batch.keys]
+    assert following != keys
+    assert sorted(following) == sorted(keys)
+
+
+def test_a_loader_goes_on_from_its_saved_place(make: Callable[[], HotfixDataModule]) -> None:
+    whole = make().train_dataloader()
+    expected = [batch for _ in range(2) for batch in whole]
+    stopped = make().train_dataloader()
+    walk = iter(stopped)
+    for _ in range(2):
+        next(walk)
+    resumed = make().train_dataloader()
+    resumed.load_state_dict(stopped.state_dict())
+    rest = [*resumed, *resumed]
+    for found, wanted in zip(rest, expected[2:], strict=True):
+        assert found.keys == wanted.keys
+        assert found.counts == wanted.counts
+        assert found.retain is not None
+        assert wanted.retain is not None
+        assert torch.equal(found.retain.input_ids, wanted.retain.input_ids)

@@ -1,0 +1,127 @@
+"""What every metric keeps: class equals function, any sharing of the examples gives the same, reset, range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from contract_seams import assert_complete
+
+from hotfix.metrics import ExampleMetric, PassAtK, RecordMean, RecordRate, VerdictRate
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class Case(NamedTuple):
+    """A metric, records for it, what each record is worth in plain Python, and the range of the value."""
+
+    make: Callable[[], ExampleMetric]
+    records: Records
+    worth: Callable[[Mapping[str, Any]], float]
+    low: float = 0.0
+    high: float = 1.0
+
+
+def share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)
+
+
+FLAGS = [[True, False], [False], [True, True, True], [False, True, False, True, True], [True], [False, False]]
+WORDS = {True: "fixed", False: "buggy"}
+CASES: Mapping[str, tuple[type[ExampleMetric], Case]] = {
+    "rate": (RecordRate, Case(lambda: RecordRate("hit"), [{"hit": f} for f in FLAGS], lambda r: share(r["hit"]))),
+    "mean": (
+        RecordMean,
+        Case(
+            lambda: RecordMean("kl"),
+            [{"kl": x} for x in (0.5, -3.0, 1e-9, 7.25, 2.0)],
+            lambda r: r["kl"],
+            -math.inf,
+            math.inf,
+        ),
+    ),
+    "verdict": (
+        VerdictRate,
+        Case(
+            lambda: VerdictRate("buggy"),
+            [{"verdicts": [WORDS[f] for f in flags]} for flags in FLAGS],
+            lambda r: share([v == "buggy" for v in r["verdicts"]]),
+        ),
+    ),
+    "pass@1": (PassAtK, Case(lambda: PassAtK(1), [{"passed": f} for f in FLAGS], lambda r: share(r["passed"]))),
+    "pass@2": (
+        PassAtK,
+        Case(
+            lambda: PassAtK(2),
+            [{"passed": f} for f in FLAGS if len(f) > 1],
+            lambda r: 1 - math.comb(r["passed"].count(False), 2) / math.comb(len(r["passed"]), 2),
+        ),
+    ),
+}
+metrics = pytest.mark.parametrize("case", [case for _, case in CASES.values()], ids=CASES)
+
+
+def fed(case: Case, places: Sequence[int]) -> ExampleMetric:
+    metric = case.make().bind(len(case.records))
+    for place in places:
+        metric.update(place, case.records[place])
+    return metric
+
+
+def test_every_metric_has_a_case() -> None:
+    assert_complete(ExampleMetric, [cls for cls, _ in CASES.values()])
+    assert all(isinstance(case.make(), cls) for cls, case in CASES.values())
+
+
+@metrics
+def test_class_equals_brute_force(case: Case) -> None:
+    metric = fed(case, range(len(case.records)))
+    expected = [case.worth(record) for record in case.records]
+    assert len(set(expected)) > 2
+    assert metric.per_example().tolist() == pytest.approx(expected, abs=1e-12)
+    assert metric.compute().item() == pytest.approx(math.fsum(expected) / len(expected), abs=1e-12)
+    assert metric.compute().dtype == torch.float64
+
+
+@metrics
+@pytest.mark.parametrize("world", [2, 3])
+def test_sharing_the_examples_changes_nothing(case: Case, world: int) -> None:
+    number = len(case.records)
+    whole = fed(case, range(number))
+    first, *others = (fed(case, range(rank, number, world)) for rank in range(world))
+    for other in others:
+        # Both states are summed over processes; that is all that a distributed run does with them.
+        assert set(other._reductions) == {"total", "count"}
+        first.merge_state(other)
+    assert torch.equal(first.per_example(), whole.per_example())
+    assert torch.equal(first.compute(), whole.compute())
+
+
+@metrics
+def test_order_changes_nothing_and_reset_forgets(case: Case) -> None:
+    number = len(case.records)
+    whole, metric = fed(case, range(number)), fed(case, range(number)[::-1])
+    assert torch.equal(metric.compute(), whole.compute())
+    metric.reset()
+    metric.update(0, case.records[0])
+    assert metric.compute().item() == pytest.approx(case.worth(case.records[0]))
+
+
+@metrics
+def test_stays_in_range_and_is_a_state_of_floats(case: Case) -> None:
+    for place in range(len(case.records)):
+        assert case.low <= fed(case, [place]).compute().item() <= case.high
+    metric = fed(case, range(len(case.records)))
+    assert metric.kind in ("rate", "real")
+    assert (metric.kind == "rate") == (case.high == 1.0)
+    assert not metric.is_differentiable
+    assert metric.observe(case.records[0]) == metric.observe(case.records[0])
+
+
+@metrics
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+def test_nothing_seen_is_nan(case: Case) -> None:
+    assert math.isnan(fed(case, []).compute().item())

@@ -1,0 +1,67 @@
+"""KL(base || policy) against one row at a time; it must pull back once the policy has left the base."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loss_bench import Bench, Token, assert_same, gradients
+from torch import Tensor
+
+from hotfix.data.packing import Layout
+from hotfix.errors import ConfigError
+from hotfix.losses import NLL, KLToReference
+from hotfix.types import Side, TokenScope
+
+
+def kl(token: Token) -> Tensor:
+    return torch.nn.functional.kl_div(
+        token.logits.log_softmax(-1), token.reference.log_softmax(-1), log_target=True, reduction="sum"
+    )
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize(
+    ("sides", "scope"), [(None, "unedited"), (["fixed", "buggy"], "all"), (["buggy"], "edited"), (["retain"], "all")]
+)
+def test_equals_one_row_at_a_time(bench: Bench, sides: list[Side] | None, scope: TokenScope, layout: Layout) -> None:
+    means = [torch.stack([kl(t) for t in bench.tokens(s, scope)]).mean() for s in sides or ("fixed", "retain")]
+    assert_same(KLToReference(sides, scope), torch.stack(means).sum(), bench, bench.batch(layout=layout))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 20])
+def test_a_part_stands_for_all(bench: Bench, max_tokens: int) -> None:
+    tokens = bench.tokens("fixed", "unedited")
+    assert len(tokens) > 20
+    places = [round(i * (len(tokens) - 1) / max(1, max_tokens - 1)) for i in range(max_tokens)]
+    expected = torch.stack([kl(tokens[place]) for place in places]).mean()
+    assert_same(KLToReference(["fixed"], max_tokens=max_tokens), expected, bench)
+
+
+def test_a_limit_above_the_number_of_tokens_changes_nothing(bench: Bench) -> None:
+    few, all_tokens = KLToReference(["retain"], max_tokens=10_000), KLToReference(["retain"])
+    assert torch.equal(few(bench.passes()), all_tokens(bench.passes()))
+
+
+def test_is_zero_at_the_base_and_pulls_back_after_one_step() -> None:
+    bench = Bench(moved=0.0)
+    term, weights = KLToReference(), bench.trained()
+    at_base = term(bench.passes())
+    assert abs(at_base.item()) < 1e-6
+    assert max(float(g.abs().max()) for g in gradients(at_base, weights).values()) < 1e-6
+    step = gradients(NLL()(bench.passes()), weights)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.sub_(step[name], alpha=0.5)
+    moved = term(bench.passes())
+    pull = gradients(moved, weights)
+    assert moved.item() > 1e-5
+    assert max(float(g.abs().max()) for g in pull.values()) > 1e-4
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.sub_(pull[name], alpha=0.1)
+        assert term(bench.passes()) < moved
+
+
+def test_refuses_no_tokens() -> None:
+    with pytest.raises(ConfigError, match="max_tokens of KLToReference is 0, expected at least 1 or null"):
+        KLToReference(max_tokens=0)
