@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -63,6 +64,8 @@ class HotfixCLI(LightningCLI):
             config.trainer.logger = Namespace(
                 class_path="hotfix.callbacks.curves.Curves", init_args=Namespace(folder=str(root))
             )
+        elif isinstance(config.trainer.logger, Namespace) and config.trainer.logger.get("init_args.save_dir") == ".":
+            config.trainer.logger.init_args.save_dir = os.environ.get("WANDB_DIR", str(root))
 
     def instantiate_classes(self) -> None:
         """Make the objects of the configuration; what they refuse is the configuration's fault."""

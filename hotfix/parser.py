@@ -155,6 +155,12 @@ def _explain_kind(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
     )
 
 
+def _explain_abstract(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
+    names = ", ".join(_classes(found["path"]))
+    kind = found["path"].rpartition(".")[2]
+    return found["key"], f"of which {kind}? Put --config before it, or name the class with class_path: {names}"
+
+
 def _explain_key(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
     key, names = found["key"], parser.names()
     own = [name for name in names if "." not in name]
@@ -216,6 +222,7 @@ _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]
     (_AT_KEY + r".*?(?P<why>Expected a dot import path) string: (?P<path>\S+)", _explain_class),
     (_AT_KEY + r".*?Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)", _explain_kind),
     (_AT_KEY + r":\s+(?P<problem>File does not exist|Path is not a file): '?(?P<path>[^'\n]+)", _explain_file),
+    (_AT_KEY + r".*?Expected an? instantiatable class, but (?P<path>\S+) is abstract", _explain_abstract),
     (_AT_KEY + r":\s+(?P<told>.*)", lambda _, found: (found["key"], explain_value(found["told"]))),
     (r"(?:Option|Key) '(?P<key>[^']+)' is not (?:accepted|expected)", _explain_key),
     (r"unrecognized arguments: (?P<words>.+)", _explain_unrecognized),

@@ -3,5 +3,6 @@
 from hotfix.callbacks.interrupt import Interrupt
 from hotfix.callbacks.measure import Measure
 from hotfix.callbacks.run_folder import RunFolder
+from hotfix.callbacks.wandb_report import WandbReport
 
-__all__ = ["Interrupt", "Measure", "RunFolder"]
+__all__ = ["Interrupt", "Measure", "RunFolder", "WandbReport"]
