@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -75,16 +76,22 @@ class HotfixCLI(LightningCLI):
             cause = root_cause(error)
             if isinstance(cause, HotfixError):
                 raise cause from error
-            raise ConfigError(f"the configuration was refused: {' '.join(str(cause).split())}") from error
+            raise ConfigError(f"{_refusing(error)}: {' '.join(str(cause).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> HotfixTrainer:  # noqa: ANN401  the trainer's own arguments
         """Add the callbacks that every run has."""
         config = self.config[self.subcommand]
-        own: list[Callback] = [Interrupt(), RunFolder(self._run_name, self._resolved(), config.seed_everything)]
+        # The run folder first: the state that an interrupt saves holds the step that it has counted.
+        own: list[Callback] = [RunFolder(self._run_name, self._resolved(), config.seed_everything), Interrupt()]
         if config.trainer.enable_progress_bar is not False:
             own.append(RichProgressBar())
         self.trainer_defaults["callbacks"] = own
         return cast("HotfixTrainer", super().instantiate_trainer(**kwargs))
+
+    def after_fit(self) -> None:
+        """End as an interrupted program does: what follows it in a script must not take the run for whole."""
+        if RunFolder.of(self.trainer).stopped_early:
+            raise KeyboardInterrupt
 
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""
@@ -125,6 +132,16 @@ def _check_checkpoint(path: str | None) -> None:
         torch.load(path, map_location="meta", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise PatchError(f"ckpt_path: {path} is not a checkpoint, or a damaged one; start without it") from error
+
+
+def _refusing(error: BaseException) -> str:
+    """Name the innermost class that an error of jsonargparse's tells of."""
+    named = "the configuration was refused"
+    while error.__cause__ is not None:
+        found = re.search(r"Given value: Namespace\(class_path='([^']+)'", str(error))
+        named = f"{found[1]} refuses its arguments" if found else named
+        error = error.__cause__
+    return named
 
 
 def _stem(configs: Any) -> str | None:  # noqa: ANN401  jsonargparse's path objects

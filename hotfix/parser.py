@@ -140,6 +140,7 @@ def _explain_class(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str
     why = f" ({_one_line(found['why'])})" if "No module" in found["why"] or "Error" in found["why"] else ""
     base = re.search(r"Subtypes: \[<class '([\w.]+)'>", found.string)
     classes = _classes(base[1]) if base else []
+    classes = classes or _siblings(path)
     hint = did_you_mean(path, classes)
     if not hint and (near := difflib.get_close_matches(path, classes, n=1, cutoff=0.85)):
         hint = f"; did you mean {near[0]}?"
@@ -173,7 +174,7 @@ def _explain_file(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
     named = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     if found["problem"] == "Path is not a file":
         return found["key"], f"{named} is not a file"
-    near = {str(p): p for folder in ("configs", str(path.parent)) for p in sorted(Path(folder).rglob("*.yaml"))[:200]}
+    near = {str(p): p for folder in ("configs", str(named.parent)) for p in sorted(Path(folder).rglob("*.yaml"))[:200]}
     by_stem = {p.stem: name for name, p in near.items()}
     close = difflib.get_close_matches(path.stem, by_stem, n=1)
     return found["key"], f"there is no file {named}" + (f"; did you mean {by_stem[close[0]]}?" if close else "")
@@ -181,17 +182,12 @@ def _explain_file(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
 
 def _explain_unrecognized(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
     word = found["words"].split()[0].split("=")[0]
+    if word.endswith((".yaml", ".yml")):
+        return word, f"not an option; did you mean --config {word}?"
     if not word.startswith("-"):
         return word, "not an option; options start with --, as in --trainer.max_epochs 3"
-    options = [name for name in parser._option_string_actions if name.startswith("--") and not name.endswith("+")]
-    parts = word.split(".")
-    for length in range(len(parts), 0, -1):
-        as_deep = [name for name in options if name.count(".") == length - 1]
-        near = difflib.get_close_matches(".".join(parts[:length]), as_deep, n=1, cutoff=0.75)
-        if near:
-            rest = "".join(f".{part}" for part in parts[length:])
-            return word, f"there is no such option; did you mean {near[0]}{rest}?"
-    return word, "there is no such option; `hotfix fit --help` lists them"
+    near = _nearest_path(word, (name for name in parser._option_string_actions if not name.endswith("+")))
+    return word, "there is no such option; " + (f"did you mean {near}?" if near else "`hotfix fit --help` lists them")
 
 
 def _explain_required(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
@@ -207,6 +203,28 @@ def _explain_choice(parser: HotfixParser, found: re.Match[str]) -> tuple[str, st
     what = "command" if found["name"] == "subcommand" else found["name"]
     hint = did_you_mean(found["got"], choices)
     return "", f"there is no {what} {found['got']}{hint or f'; there are {chr(44).join(choices)}'}"
+
+
+def _explain_command(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
+    return "", f"no command; expected one of {found['choices'].replace(',', ', ')}, as in hotfix fit --config FILE"
+
+
+def _explain_late_key(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
+    by_command: Iterator[Any] = (a.choices for a in parser._actions if isinstance(a.choices, dict))
+    inner = next((choices[found["command"]] for choices in by_command if found["command"] in choices), parser)
+    near = _nearest_path(found["key"], inner.names())
+    return found["key"], "there is no such key" + (f"; did you mean {near}?" if near else "")
+
+
+def _nearest_path(path: str, known: Iterable[str]) -> str:
+    """The known path most like the beginning of this one, and the rest of it as it is."""
+    names, parts = list(known), path.split(".")
+    for length in range(len(parts), 0, -1):
+        as_deep = [name for name in names if name.count(".") == length - 1]
+        near = difflib.get_close_matches(".".join(parts[:length]), as_deep, n=1, cutoff=0.75)
+        if near:
+            return ".".join([near[0], *parts[length:]])
+    return ""
 
 
 def _explain_yaml(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
@@ -227,6 +245,8 @@ _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]
     (r"(?:Option|Key) '(?P<key>[^']+)' is not (?:accepted|expected)", _explain_key),
     (r"unrecognized arguments: (?P<words>.+)", _explain_unrecognized),
     (r"arguments are required: (?P<keys>.+)", _explain_required),
+    (r"expected \"subcommand\" to be one of \{(?P<choices>[^}]*)\}", _explain_command),
+    (r"Subcommand '(?P<command>\w+)' does not accept (?:option|nested key) '(?P<key>[^']+)'", _explain_late_key),
     (r"argument (?P<name>\S+): invalid choice: '(?P<got>[^']*)' \(choose from (?P<choices>.*)\)", _explain_choice),
     (r"argument (?P<key>\S+): expected one argument", lambda _, found: (found["key"], "a value has to follow")),
     (r"Problems parsing config: (?P<told>.*)", _explain_yaml),
@@ -240,6 +260,16 @@ def _classes(base: str) -> list[str]:
     kind = getattr(importlib.import_module(module), name)
     found = {c for c in _subclasses(kind) if c.__module__.startswith("hotfix.") and not inspect.isabstract(c)}
     return sorted(_public_path(c) for c in found)
+
+
+def _siblings(path: str) -> list[str]:
+    """Class paths of what the module of a class path makes public."""
+    module = path.rpartition(".")[0]
+    try:
+        public = getattr(importlib.import_module(module), "__all__", ())
+    except (ImportError, ValueError):
+        return []
+    return [f"{module}.{name}" for name in public]
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -41,12 +41,7 @@ class PeftAdapter(Adapter):
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Wrap the model; adapter weights are float32 whatever the base's precision."""
-        wrapped = get_peft_model(model, self.config(model))
-        for module in wrapped.modules():
-            # peft would widen every layer's input to float32 and autocast narrow it again: two copies a layer.
-            if hasattr(module, "cast_input_dtype_enabled"):
-                setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  a plain attribute, not a submodule
-        return wrapped
+        return get_peft_model(model, self.config(model))
 
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:
         """Switch the adapter off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -34,18 +35,19 @@ class Interrupt(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Stop behind a whole optimizer step."""
-        whole = trainer.fit_loop.epoch_loop._should_accumulate() is False
-        if not (self._asked and whole):
+        if trainer.fit_loop.epoch_loop._should_accumulate() or not self._asked_anywhere(trainer):
             return
-        path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(_last_checkpoint(trainer))
         RunFolder.of(trainer).stopped_early = True
         trainer.should_stop = True
         trainer.limit_val_batches = 0
-        Console().print(
-            f"stopped after step {trainer.global_step}; the state is saved. To go on:\n  {next_command(sys.argv)}",
-            soft_wrap=True,
-        )
+        if trainer.is_global_zero:
+            Console().print(
+                f"stopped after step {trainer.global_step}; the state is saved. To go on:\n  {next_command(sys.argv)}",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signal back."""
@@ -56,6 +58,12 @@ class Interrupt(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signal back."""
         self.on_train_end(trainer, pl_module)
+
+    def _asked_anywhere(self, trainer: Trainer) -> bool:
+        """Whether any process was asked: one that stopped alone would leave the others waiting for it."""
+        if trainer.world_size == 1:
+            return self._asked
+        return bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -68,9 +76,17 @@ def next_command(argv: list[str]) -> str:
 
     >>> next_command(["/usr/bin/hotfix", "fit", "--config", "a.yaml"])
     'hotfix fit --config a.yaml --ckpt_path last'
+    >>> next_command(["hotfix", "fit", "--ckpt_path=old.ckpt", "--data.init_args.train", "my pairs.jsonl"])
+    "hotfix fit --data.init_args.train 'my pairs.jsonl' --ckpt_path last"
     """
-    arguments = argv[1:]
+    arguments = [argument for argument in argv[1:] if not argument.startswith("--ckpt_path=")]
     if "--ckpt_path" in arguments:
         place = arguments.index("--ckpt_path")
         arguments = arguments[:place] + arguments[place + 2 :]
-    return " ".join(["hotfix", *arguments, "--ckpt_path", "last"])
+    return shlex.join(["hotfix", *arguments, "--ckpt_path", "last"])
+
+
+def _last_checkpoint(trainer: Trainer) -> Path:
+    """Where `--ckpt_path last` looks."""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    return Path(folder or Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"

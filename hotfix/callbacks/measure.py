@@ -19,6 +19,7 @@ from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.errors import ConfigError
 from hotfix.metrics.base import Record
+from hotfix.models.states import own_precision
 from hotfix.modules.finetune import FineTune
 from hotfix.tasks import Slice, Subject, Task
 from hotfix.types import Split
@@ -47,7 +48,7 @@ class Measure(Callback):
         humaneval: do its programs work; null to leave it out.
         extra: further tasks by name.
         dtype: precision of measuring; `float32` widens a bfloat16 base for it (twice its memory), `model` doesn't,
-            `auto` widens on CPU.
+            `auto` does for greedy decoding, which flips between ties in bfloat16.
         cache: keep the base model's records for the next run.
         seed: of sampling.
     """
@@ -105,10 +106,9 @@ class Measure(Callback):
         if not self._measured:
             self._measured = _plan(self.tasks, data, split)
         policy = pl_module.policy
-        widen = torch.float32 if self._widens(pl_module) else None
         training = [m for m in policy.modules() if m.training]
         policy.eval()
-        with torch.inference_mode(False), torch.no_grad(), widened(policy, widen):
+        with torch.inference_mode(False), torch.no_grad():
             for name, task in self.tasks.items():
                 with folder.results.timed(f"{name}_{when}"):
                     self._run_task(name, task, pl_module, folder, when, trainer)
@@ -128,20 +128,25 @@ class Measure(Callback):
         with task_progress(f"{name} {when}", share, trainer) as progress:
             for measured in slices:
                 subject = Subject(pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress)
-                with _base_only(pl_module, when):
+                wide = torch.float32 if self._widens(measured.part) else None
+                with (
+                    widened(pl_module.policy, wide),
+                    own_precision(pl_module.policy),
+                    _base_only(pl_module, when),
+                ):
                     measured.records[when] = measure_slice(
                         task,
                         measured.part,
                         subject,
                         measured.records.get("before") if when == "after" else None,
-                        self._cache_of(pl_module, when),
+                        self._cache_of(pl_module, when, measured.part),
                     )
                 self._aggregate(name, measured, when, folder, pl_module.device)
 
-    def _cache_of(self, pl_module: FineTune, when: When) -> tuple[MeasurementCache, dict[str, str]] | None:
+    def _cache_of(self, pl_module: FineTune, when: When, part: Slice) -> tuple[MeasurementCache, dict[str, str]] | None:
         if self.cache is None or when == "after":
             return None
-        precision = "float32" if self._widens(pl_module) else str(next(pl_module.policy.parameters()).dtype)
+        precision = "float32" if self._widens(part) else str(next(pl_module.policy.parameters()).dtype)
         device = pl_module.device.type
         return self.cache, {"base": pl_module.base_fingerprint, "precision": precision, "device": device}
 
@@ -160,8 +165,8 @@ class Measure(Callback):
             }
             folder.results.add_tests(name, part.name, tests)
 
-    def _widens(self, pl_module: LightningModule) -> bool:
-        return self.dtype == "float32" or (self.dtype == "auto" and pl_module.device.type == "cpu")
+    def _widens(self, part: Slice) -> bool:
+        return self.dtype == "float32" or (self.dtype == "auto" and part.precise)
 
     def _close(self) -> None:
         for task in self.tasks.values():

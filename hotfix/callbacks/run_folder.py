@@ -44,6 +44,7 @@ class RunFolder(Callback):
         self.records: Mapping[str, tuple[Sequence[Example], Mapping[Any, Sequence[Mapping[str, Any]]]]] = {}
         self.stopped_early = False
         self._losses: deque[float] = deque(maxlen=_LAST_STEPS)
+        self._parts: list[float] = []
         self._seconds = 0.0
         self._started = 0.0
         self._handler: logging.Handler | None = None
@@ -86,8 +87,11 @@ class RunFolder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Remember the last losses."""
-        self._losses.append(float(trainer.callback_metrics["train/loss"]))
+        """Remember the last losses; a step's is the mean over its micro-batches."""
+        self._parts.append(float(trainer.callback_metrics["train/loss"]))
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._losses.append(sum(self._parts) / len(self._parts))
+            self._parts.clear()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from hotfix.data.encode import EncodedPair
@@ -18,6 +19,8 @@ from hotfix.errors import ConfigError
 from hotfix.types import SCOPES, Side, TokenScope
 
 __all__ = ["PairLoader", "Share", "deal", "windows"]
+
+_BUCKET = 8
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,26 @@ class _Window(NamedTuple):
     retain: list[int]
 
 
-def windows(count: int, size: int, rng: random.Random) -> list[list[int]]:
-    """Shuffle `range(count)` and cut it into windows of at most `size` that differ by at most one.
+def windows(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:
+    """Cut the shuffled examples into windows of at most `size`, sizes differing by at most one.
 
-    >>> sorted(map(len, windows(10, 4, random.Random(0))))
+    Within a stretch of `_BUCKET` windows, examples of similar length come together, so that little of a batch is
+    padding; the windows are then shuffled.
+
+    >>> sorted(map(len, windows([1] * 10, 4, random.Random(0))))
     [3, 3, 4]
     """
+    count = len(lengths)
     order = list(range(count))
     rng.shuffle(order)
     parts = -(-count // size)
-    return [order[i * count // parts : (i + 1) * count // parts] for i in range(parts)]
+    cuts = [i * count // parts for i in range(parts + 1)]
+    for first in range(0, parts, _BUCKET):
+        start, stop = cuts[first], cuts[min(first + _BUCKET, parts)]
+        order[start:stop] = sorted(order[start:stop], key=lambda i: (lengths[i], i))
+    found = [order[a:b] for a, b in pairwise(cuts)]
+    rng.shuffle(found)
+    return found
 
 
 def deal(items: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -89,7 +102,7 @@ class PairLoader:
     ) -> None:
         self.share = share or Share()
         parts = self.share.world * self.share.accumulate
-        if len(pairs) // -(-len(pairs) // batch_size) < parts:
+        if len(pairs) // max(1, -(-len(pairs) // batch_size)) < parts:
             raise ConfigError(
                 f"data.init_args.batch_size is {batch_size} and there are {len(pairs)} pairs, but a step has {parts} "
                 f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a pair"
@@ -124,7 +137,7 @@ class PairLoader:
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         rng = random.Random(f"{self.seed}/{epoch}")
-        found = windows(len(self.pairs), self.batch_size, rng)
+        found = windows(self._lengths, self.batch_size, rng)
         need = len(found) * self.retain_size
         drawn: list[int] = []
         while len(drawn) < need:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 __all__ = ["fingerprint"]
@@ -31,9 +32,10 @@ def fingerprint(model: nn.Module) -> str:
 
 def _own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Parameters of the base by the name they had before peft wrapped it."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     found = []
-    for name, parameter in model.named_parameters():
-        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    for name, parameter in inner.named_parameters():
+        plain = name.replace(".base_layer.", ".")
         if not any(mark in plain for mark in (".lora_", ".ia3_", "prompt_encoder.")):
             found.append((plain, parameter))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,9 +46,8 @@ def load_causal_lm(name: str, dtype: Dtype = "auto") -> PreTrainedModel:
         tiny = tiny_model()
         cast("nn.Module", tiny).to(choose_dtype(dtype))
         return tiny
-    model: PreTrainedModel = _load(
-        name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype), attn_implementation="sdpa"
-    )
+    # The attention is transformers' choice: sdpa where the architecture has it, eager where not (CodeGen, GPT-J).
+    model: PreTrainedModel = _load(name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype))
     model.eval()
     return model
 
@@ -70,7 +70,7 @@ def _load(name: str, load: Callable[..., _T], **options: Any) -> _T:  # noqa: AN
     place = packaged_model() if name == DEFAULT_MODEL else name
     try:
         return load(place, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         looks_local = Path(name).expanduser().is_absolute() or name.startswith((".", "~")) or Path(name).exists()
         what = "this folder holds no model that transformers can load" if looks_local else "no such model here"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     """Return a byte-level tokenizer: 256 bytes and an end-of-text token that is padding, too.
 
     >>> tiny_tokenizer()("ab")["input_ids"]
-    [65, 66]
+    [64, 65]
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(alphabet)} | {"<|end|>": len(alphabet)}

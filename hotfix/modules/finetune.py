@@ -65,6 +65,7 @@ class FineTune(LightningModule):
         self.strict_loading = False
         self.model: nn.Module | None = None
         self.base_fingerprint = ""
+        self._rng: Tensor | None = None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -110,7 +111,7 @@ class FineTune(LightningModule):
             batch_size=max(1, len(batch.keys)),
             sync_dist=self.trainer.world_size > 1,
         )
-        return cast("Tensor", values["loss"])
+        return self._with_gradient(cast("Tensor", values["loss"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log every unweighted term on unseen pairs."""
@@ -147,7 +148,13 @@ class FineTune(LightningModule):
                 f"{str(made_for.get('base_fingerprint'))[:12]}), but model.init_args.model_name is {self.model_name} "
                 f"(weights {self.base_fingerprint[:12]}); name the same model, or start without --ckpt_path"
             )
-        torch.set_rng_state(checkpoint["rng"])
+        self._rng = checkpoint["rng"]
+
+    def on_train_start(self) -> None:
+        """Draw on from where the checkpoint was taken, whatever was drawn since it was read."""
+        if self._rng is not None:
+            torch.set_rng_state(self._rng)
+            self._rng = None
 
     def make_patch(self, **provenance: Any) -> AdapterPatch:  # noqa: ANN401  fields of Provenance
         """Return the adapter as a patch."""
@@ -174,6 +181,12 @@ class FineTune(LightningModule):
         for module in self.policy.modules():
             if any(p.requires_grad for p in module.parameters(recurse=False)) or isinstance(module, nn.Dropout):
                 module.train()
+
+    def _with_gradient(self, loss: Tensor) -> Tensor:
+        """Tie a loss of nothing (no token of the micro-batch is in scope) to the weights: all processes go backward."""
+        if loss.requires_grad:
+            return loss
+        return loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
     def _seed(self) -> int:
         return torch.initial_seed() % 2**32

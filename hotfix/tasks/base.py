@@ -42,12 +42,15 @@ class Slice(NamedTuple):
         examples: in a fixed order.
         metrics: by name, each bound to the number of examples.
         group_name: what a group is, for the name of the test.
+        precise: measured in float32 even where the base is bfloat16: greedy decoding is, because in bfloat16 two tokens
+            often have the same logit and a patch that changes nothing flips between them.
     """
 
     name: str
     examples: Sequence[Example]
     metrics: Mapping[str, ExampleMetric]
     group_name: str = "group"
+    precise: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from hotfix.data.addresses import find_addresses
@@ -83,7 +84,7 @@ class BugFix(Task):
         unrelated = self._unrelated(data)
         metrics = {"unchanged_rate": RecordRate("unchanged"), "kl": RecordMean("kl")}
         if unrelated:
-            found.append(Slice(_SPECIFICITY, unrelated, _bind(metrics, len(unrelated)), "module"))
+            found.append(Slice(_SPECIFICITY, unrelated, _bind(metrics, len(unrelated)), "module", precise=True))
         return found
 
     def observe(
@@ -153,7 +154,8 @@ class BugFix(Task):
             **{name: RecordMean(name) for name in ("p_fixed", "p_buggy", "p_fixed_at_edit", "p_buggy_at_edit")},
             "prefers_fixed": RecordRate("prefers_fixed"),
         }
-        return _bind({**own, **self._extra}, count)
+        # A metric of the user's serves two slices, and each has states of its own.
+        return _bind({**own, **deepcopy(self._extra)}, count)
 
     def _unrelated(self, data: HotfixDataModule) -> list[Example]:
         texts = data.retain_texts("test", 4 * self.specificity_examples)
