@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from hotfix.callbacks import Interrupt, Measure, RunFolder
+from hotfix.callbacks import Interrupt, Measure, Predictions, RunFolder
 from hotfix.callbacks.checkpoint import Checkpoint
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.errors import ConfigError, HotfixError, PatchError
@@ -83,6 +83,7 @@ class HotfixCLI(LightningCLI):
         config = self.config[self.subcommand]
         # The run folder first: the state that an interrupt saves holds the step that it has counted.
         own: list[Callback] = [RunFolder(self._run_name, self._resolved(), config.seed_everything), Interrupt()]
+        own.append(Predictions())
         if config.trainer.enable_progress_bar is not False:
             own.append(RichProgressBar())
         self.trainer_defaults["callbacks"] = own

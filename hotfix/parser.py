@@ -151,9 +151,9 @@ def _explain_class(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str
 def _explain_kind(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
     base = re.search(r"Subtypes: \[<class '([\w.]+)'>", found.string)
     classes = ", ".join(_classes(base[1])) if base else ""
-    return found["key"], f"{found['path']} is not a {found['base']}" + (
-        f"; expected one of {classes}" if classes else ""
-    )
+    # jsonargparse takes a value out of its complaint where the value stands between spaces.
+    path = found["path"] or found.string.rpartition("Given value: ")[2]
+    return found["key"], f"{path} is not a {found['base']}" + (f"; expected one of {classes}" if classes else "")
 
 
 def _explain_abstract(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
@@ -238,7 +238,7 @@ _AT_KEY = r"Parser key \"(?P<key>[^\"]+)\""
 _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]]], ...] = (
     (_AT_KEY + r".*?Problem with given class_path '(?P<path>[^']+)':\n(?P<why>[^\n]+)", _explain_class),
     (_AT_KEY + r".*?(?P<why>Expected a dot import path) string: (?P<path>\S+)", _explain_class),
-    (_AT_KEY + r".*?Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)", _explain_kind),
+    (_AT_KEY + r".*?Import path (?:(?P<path>\S+) )?does not correspond to a subclass of (?P<base>\w+)", _explain_kind),
     (_AT_KEY + r":\s+(?P<problem>File does not exist|Path is not a file): '?(?P<path>[^'\n]+)", _explain_file),
     (_AT_KEY + r".*?Expected an? instantiatable class, but (?P<path>\S+) is abstract", _explain_abstract),
     (_AT_KEY + r":\s+(?P<told>.*)", lambda _, found: (found["key"], explain_value(found["told"]))),
