@@ -97,7 +97,7 @@ class HotfixCLI(LightningCLI):
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""
         parser = self._parser(self.subcommand)
-        return str(parser.dump(self.config[self.subcommand], skip_none=False, skip_link_targets=True))
+        return str(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
 
 
 def main(arguments: list[str] | None = None) -> None:

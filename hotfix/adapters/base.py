@@ -10,6 +10,8 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from hotfix.errors import ConfigError
+
 __all__ = ["Adapter", "PeftAdapter"]
 
 
@@ -41,7 +43,12 @@ class PeftAdapter(Adapter):
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Wrap the model; adapter weights are float32 whatever the base's precision."""
-        return get_peft_model(model, self.config(model))
+        config = self.config(model)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"adapter.init_args don't fit {type(model).__name__}: {first:.200}") from error
 
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:
         """Switch the adapter off."""

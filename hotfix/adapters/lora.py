@@ -44,7 +44,10 @@ class LoRA(PeftAdapter):
     def config(self, model: PreTrainedModel) -> LoraConfig:
         """Return peft's configuration, after checking that every target is in the model."""
         _check_targets(model, self.target_modules)
+        _check_layers(model, self.layers)
         targets = self.target_modules
+        # peft reads any other plain text as a regular expression of whole names.
+        targets = [targets] if isinstance(targets, str) and targets != "all-linear" else targets
         return LoraConfig(
             task_type=TaskType.CAUSAL_LM,
             r=self.rank,
@@ -66,6 +69,15 @@ def _linear_names(model: nn.Module) -> list[str]:
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
     }
     return sorted(found)
+
+
+def _check_layers(model: PreTrainedModel, layers: list[int] | None) -> None:
+    count = model.config.get_text_config().num_hidden_layers
+    if layers is not None and (not layers or not set(layers) <= set(range(count))):
+        raise ConfigError(
+            f"adapter.init_args.layers is {layers}, but {type(model).__name__} has {count} layers; expected indices "
+            f"from 0 to {count - 1}, or null for all"
+        )
 
 
 def _check_targets(model: nn.Module, targets: str | list[str]) -> None:

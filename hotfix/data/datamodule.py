@@ -7,12 +7,13 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import cast
 
+import torch
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.encode import EncodedPair, Overlong, PairEncoder, encode_text
-from hotfix.data.loader import PairLoader, Share
-from hotfix.data.packing import Layout
+from hotfix.data.loader import Batches, PairLoader, Share
+from hotfix.data.packing import Batch, Layout, pack
 from hotfix.data.retain import RetainText, read_retain
 from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError
@@ -104,6 +105,35 @@ class HotfixDataModule(LightningDataModule):
         splits: tuple[Split, ...] = SPLITS if stage == "fit" else ("validation", "test")
         for split in splits:
             self.encoded(split)
+
+    def val_dataloader(self) -> Batches[Batch]:
+        """Return the validation pairs, in order."""
+        return self._batches("validation")
+
+    def test_dataloader(self) -> Batches[Batch]:
+        """Return the test pairs, in order."""
+        return self._batches("test")
+
+    def predict_dataloader(self) -> Batches[list[CodePair]]:
+        """Return the test pairs as they are."""
+        return Batches(self._own_part("test"))
+
+    def transfer_batch_to_device(
+        self, batch: Batch | list[CodePair], device: torch.device, dataloader_idx: int
+    ) -> Batch | list[CodePair]:
+        """Move tensors; pairs as they are stay where they are."""
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
+    def _batches(self, split: Split) -> Batches[Batch]:
+        pad_id = cast("int", self.tokenizer.pad_token_id or 0)
+        parts = ([self.encoder(pair) for pair in pairs] for pairs in self._own_part(split))
+        return Batches([pack(part, layout=self.layout, pad_id=pad_id) for part in parts])
+
+    def _own_part(self, split: Split) -> list[list[CodePair]]:
+        """Batches of the pairs that fall to this process."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = self.pairs(split)[rank::world]
+        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
 
     def train_dataloader(self) -> PairLoader:
         """Return micro-batches of packed pairs and retain texts."""

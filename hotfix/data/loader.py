@@ -11,16 +11,17 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from hotfix.data.encode import EncodedPair
 from hotfix.data.packing import Batch, Layout, count_tokens, pack
 from hotfix.errors import ConfigError
 from hotfix.types import SCOPES, Side, TokenScope
 
-__all__ = ["PairLoader", "Share", "deal", "windows"]
+__all__ = ["Batches", "PairLoader", "Share", "deal", "windows"]
 
 _BUCKET = 8
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,25 @@ def deal(items: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[
     """
     ordered = sorted(items, key=lambda i: (lengths[i], i))
     return [ordered[p * len(ordered) // parts : (p + 1) * len(ordered) // parts] for p in range(parts)]
+
+
+class Batches(Generic[_T]):
+    """A fixed list of batches; Lightning would take a bare list for several loaders.
+
+    Args:
+        items: the batches, in order.
+    """
+
+    def __init__(self, items: Sequence[_T]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[_T]:
+        """Hand them out."""
+        return iter(self._items)
 
 
 class PairLoader:

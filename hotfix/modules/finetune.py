@@ -15,14 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hotfix.adapters import Adapter, LoRA
 from hotfix.data.packing import Batch
+from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError, PatchError
+from hotfix.generation import StopAfterLines, greedy
 from hotfix.losses import ModelPasses, Objective
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
-from hotfix.models.states import check_halves
+from hotfix.models.states import check_halves, own_precision
 from hotfix.patches import AdapterPatch, Provenance, load_patch
 
 __all__ = ["FineTune"]
+
+_PREDICTED_TOKENS = 64
 
 
 class FineTune(LightningModule):
@@ -123,6 +127,19 @@ class FineTune(LightningModule):
         )
 
     test_step = validation_step
+
+    def predict_step(self, batch: list[CodePair], batch_idx: int) -> list[dict[str, str]]:
+        """Return what the model writes, greedily, at each pair's place: its first statement and the two that may be."""
+        encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
+        encoded = [encoder(pair) for pair in batch]
+        prompts = [code.shared[: code.prompt] for code in encoded]
+        with own_precision(self.policy):
+            written = greedy(self.policy, self.tokenizer, prompts, _PREDICTED_TOKENS, stop=StopAfterLines(1))
+        texts = [str(self.tokenizer.decode(made.token_ids, clean_up_tokenization_spaces=False)) for made in written]
+        return [
+            {"id": pair.id, "completion": text, "fixed": pair.fixed, "buggy": pair.buggy}
+            for pair, text in zip(batch, texts, strict=True)
+        ]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own type is a union of ten
         """AdamW on the adapter, linear rise and fall of the learning rate."""

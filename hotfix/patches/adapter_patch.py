@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hotfix.errors import PatchError
@@ -35,8 +36,11 @@ class AdapterPatch(Patch):
         if self._folder is None:
             raise PatchError("this patch was not saved yet; save it, then apply it")
         try:
+            # Opened first: peft wraps the model before it reads the weights, and would leave it half wrapped.
+            with safe_open(self._folder / "adapter_model.safetensors", "pt"):
+                pass
             return PeftModel.from_pretrained(model, str(self._folder)).eval()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise PatchError(f"{self._folder}: the adapter can't be loaded ({error})") from error
 
     def revert(self, model: nn.Module) -> nn.Module:

@@ -46,5 +46,5 @@ def load_patch(folder: Path) -> Patch:
         return _KINDS[kind](Provenance(**{k: v for k, v in described.items() if k in known}), folder)
     except FileNotFoundError:
         raise PatchError(f"{folder}: no {_FILE} there; expected a run's patch folder, as runs/lora/patch") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PatchError(f"{folder / _FILE}: damaged ({error}); fit the patch again, or restore the file") from error

@@ -11,7 +11,7 @@ from hotfix.data.addresses import find_addresses
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import EncodedPair, encode_text
 from hotfix.data.schema import CodePair
-from hotfix.generation import SamplingConfig, StopAfterLines, greedy, sample
+from hotfix.generation import SamplingConfig, greedy, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate, VerdictRate
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.scoring import kl_per_text, pair_log_probs
@@ -26,6 +26,19 @@ _SPECIFICITY = "specificity"
 def is_redaction(pair: CodePair) -> bool:
     """Whether a pair is about an e-mail address rather than a bug: the buggy side shows one, the fixed side doesn't."""
     return bool(find_addresses(pair.prefix[-64:] + pair.buggy)) and not find_addresses(pair.prefix[-64:] + pair.fixed)
+
+
+class _StatementsEnd:
+    """Stops once this many statements are complete; one in brackets may take several lines."""
+
+    triggers = "\n"
+
+    def __init__(self, count: int) -> None:
+        self.count = max(1, count)
+
+    def __call__(self, text: str) -> bool:
+        # What follows a complete statement is the next one; it would be joined to an open one.
+        return len(statements(text[: text.rfind("\n") + 1] + "x", self.count + 1)) > self.count
 
 
 class BugFix(Task):
@@ -95,13 +108,13 @@ class BugFix(Task):
             return self._observe_unrelated(subject, items, base)
         pairs: list[CodePair] = [example.payload[0] for _, example in items]
         encoded: list[EncodedPair] = [example.payload[1] for _, example in items]
-        lines = max(len(statements(side, 1_000)) for p in pairs for side in (p.fixed, p.buggy))
+        count = max(len(statements(side, 1_000)) for p in pairs for side in (p.fixed, p.buggy))
         drawn = sample(
             subject.model,
             subject.tokenizer,
             [e.shared[: e.prompt] for e in encoded],
             self.sampling,
-            stop=StopAfterLines(lines),
+            stop=_StatementsEnd(count),
             seed=subject.seed,
             prompt_indices=[place for place, _ in items],
         )
