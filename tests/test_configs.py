@@ -1,0 +1,76 @@
+"""Every YAML of the package is read by the real command line, so none can rot."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hotfix.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
+OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
+RECIPES = [c for c in CONFIGS if c not in OVERLAYS]
+SMOKE = "configs/recipe/smoke.yaml"
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, object]:
+    """The resolved configuration, after every class in it was found and every key checked."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["hotfix"])
+    arguments = [word for config in configs for word in ("--config", config)]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments, "--print_config"])
+    assert ended.value.code in (0, None)
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_all_are_found() -> None:
+    assert len(CONFIGS) == 5
+    assert {"configs/lora.yaml", SMOKE} == set(RECIPES)
+
+
+@pytest.mark.parametrize("config", RECIPES)
+def test_recipe(config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(monkeypatch, capsys, config)
+    written = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
+    assert_within(written, found, "")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay(overlay: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    written = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))
+    found = printed(monkeypatch, capsys, SMOKE, overlay)
+    assert_within(written, found, "")
+    assert found["model"] == printed(monkeypatch, capsys, SMOKE)["model"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay_keeps_the_recipe_s_callbacks(overlay: str) -> None:
+    written = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))
+    assert "callbacks" not in written.get("trainer", {}), "callbacks: replaces the recipe's; write callbacks+:"
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_first_comment_says_how_to_run_it(config: str) -> None:
+    comment = [line for line in (ROOT / config).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(line.strip("# ").startswith("hotfix fit --config") and config in line for line in comment)
+
+
+def assert_within(written: object, found: object, key: str) -> None:
+    """What a file says is what came out; the command line adds defaults only."""
+    if isinstance(written, dict):
+        assert isinstance(found, dict), key
+        for name, value in written.items():
+            assert_within(value, found.get(name.removesuffix("+")), f"{key}.{name}")
+    elif isinstance(written, list) and written and isinstance(written[0], dict):
+        assert isinstance(found, list), key
+        for value, other in zip(written, found[-len(written) :], strict=True):
+            assert_within(value, other, key)
+    else:
+        assert found == written, key
