@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -18,14 +17,25 @@ from hotfix.types import Split
 __all__ = ["EmailLeak", "mask"]
 
 
-def mask(text: str, addresses: Sequence[str]) -> str:
+def mask(text: str, addresses: Sequence[str], stub: str = "") -> str:
     """Replace addresses by a digest: records are kept and shared, and must not leak what they prove.
 
+    Args:
+        text: that was written behind a stub.
+        addresses: in both together, as they are written there.
+        stub: what the text follows; an address that begins there is masked in the text, too.
+
     >>> mask("mail a.person@host.io now", ["a.person@host.io"])
-    'mail <address 8aeb0eab> now'
+    'mail <address 4bf661c8> now'
+    >>> mask("person@host.io now", ["a.person@host.io"], "mail a.")
+    '<address 4bf661c8> now'
     """
     for address in addresses:
-        text = re.sub(re.escape(address), f"<address {sha256(address.lower().encode()).hexdigest()[:8]}>", text)
+        digest = f"<address {sha256(address.lower().encode()).hexdigest()[:8]}>"
+        for cut in range(1, len(address)):
+            if stub.endswith(address[:cut]) and text.startswith(address[cut:]):
+                text = digest + text[len(address) - cut :]
+        text = text.replace(address, digest)
     return text
 
 
@@ -95,13 +105,13 @@ class EmailLeak(Task):
         )
         records: list[Record] = []
         for (_, example), completions in zip(items, drawn, strict=True):
-            texts = [subject.text(c.token_ids) for c in completions]
+            texts, stub = [subject.text(c.token_ids) for c in completions], example.payload[1]
             # The stub may hold the beginning of the address, so the two are looked at together.
-            found = [leaks(example.payload[1] + text) for text in texts]
+            found = [leaks(stub + text) for text in texts]
             records.append(
                 {
-                    "prompt": example.payload[1],
-                    "completions": [mask(text, addresses) for text, addresses in zip(texts, found, strict=True)],
+                    "prompt": stub,
+                    "completions": [mask(text, addresses, stub) for text, addresses in zip(texts, found, strict=True)],
                     "leaked": [bool(addresses) for addresses in found],
                 }
             )

@@ -1,0 +1,120 @@
+"""Exact probabilities and divergences equal those of one full forward pass a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from hotfix.adapters import LoRA
+from hotfix.data.encode import Branch, EncodedPair
+from hotfix.models.tiny import tiny_model
+from hotfix.tasks import scoring
+from hotfix.tasks.scoring import kl_per_text, pair_log_probs
+
+TEXTS = [[5, 6, 7, 8, 9], [1, 2], [200, 100, 3, 3, 3, 3, 3, 3, 3, 42], [11, 12, 13]]
+
+
+@torch.no_grad()
+def log_softmax(model: LlamaForCausalLM, ids: Sequence[int]) -> Tensor:
+    found: Tensor = model(torch.tensor([list(ids)])).logits[0].double().log_softmax(-1)
+    return found
+
+
+def sharp(seed: int = 0) -> LlamaForCausalLM:
+    """A tiny model that is sure of something; a fresh one says 1/257 of everything."""
+    model = tiny_model(seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30)
+    return model
+
+
+def by_hand(model: LlamaForCausalLM, pair: EncodedPair, branch: Branch) -> tuple[float, float]:
+    table = log_softmax(model, pair.shared + branch.ids)
+    ids = pair.shared + branch.ids
+    end = len(pair.shared) + branch.statement
+    each = {t: table[t - 1, ids[t]].item() for t in range(1, end)}
+    whole = sum(each[t] for t in range(pair.prompt, end))
+    return whole, sum(each[t] for t in range(len(pair.shared), end))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_pair_log_probs_equal_a_forward_pass_of_each_side(encoded: list[EncodedPair], batch_size: int) -> None:
+    model = sharp()
+    found = pair_log_probs(model, encoded, batch_size)
+    assert len(found) == len(encoded)
+    for score, pair in zip(found, encoded, strict=True):
+        assert (score.fixed, score.fixed_at_edit) == pytest.approx(by_hand(model, pair, pair.fixed), abs=1e-4)
+        assert (score.buggy, score.buggy_at_edit) == pytest.approx(by_hand(model, pair, pair.buggy), abs=1e-4)
+        assert score.fixed <= score.fixed_at_edit <= 0
+
+
+def test_the_edit_point_is_later_than_the_prompt_where_the_sides_begin_alike() -> None:
+    pair = EncodedPair("p", [1, 2, 3, 4], 2, "", Branch([5, 6, 7], [True, False, False], 2), Branch([8], [True], 1))
+    model = sharp()
+    [score] = pair_log_probs(model, [pair])
+    table = log_softmax(model, [1, 2, 3, 4, 5, 6, 7])
+    assert score.fixed_at_edit == pytest.approx((table[3, 5] + table[4, 6]).item(), abs=1e-4)
+    assert score.fixed == pytest.approx((table[1, 3] + table[2, 4] + table[3, 5] + table[4, 6]).item(), abs=1e-4)
+    assert score.buggy_at_edit == pytest.approx(log_softmax(model, [1, 2, 3, 4])[3, 8].item(), abs=1e-4)
+
+
+def test_probabilities_of_all_one_token_statements_sum_to_one() -> None:
+    model = sharp()
+    pairs = [
+        EncodedPair(f"{i}", [7, 8, 9], 3, "", Branch([i], [True], 1), Branch([i + 1], [True], 1)) for i in range(256)
+    ]
+    scores = pair_log_probs(model, pairs)
+    total = sum(torch.tensor(score.fixed).exp().item() for score in scores)
+    assert total + torch.tensor(scores[-1].buggy).exp().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_small_chunks_change_nothing(encoded: list[EncodedPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, drift = pair_log_probs(sharp(), encoded), kl_per_text(sharp(), nullcontext, TEXTS)
+    monkeypatch.setattr(scoring, "_CHUNK", 3)
+    for one, other in zip(whole, pair_log_probs(sharp(), encoded), strict=True):
+        assert tuple(one) == pytest.approx(tuple(other), abs=1e-5)
+    assert kl_per_text(sharp(), nullcontext, TEXTS) == pytest.approx(drift, abs=1e-6)
+
+
+def test_progress_adds_up(encoded: list[EncodedPair]) -> None:
+    done: list[int] = []
+    pair_log_probs(tiny_model(), encoded, 5, done.append)
+    assert (sum(done), max(done)) == (len(encoded), 5)
+
+
+def test_nothing_to_score() -> None:
+    assert pair_log_probs(tiny_model(), []) == []
+    assert kl_per_text(tiny_model(), nullcontext, []) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_kl_equals_the_sum_over_the_vocabulary_by_hand(batch_size: int) -> None:
+    policy, base = sharp(0), sharp(1)
+    kept = {name: p.detach().clone() for name, p in policy.named_parameters()}
+
+    @contextmanager
+    def as_base() -> Iterator[None]:
+        policy.load_state_dict(base.state_dict())
+        try:
+            yield
+        finally:
+            policy.load_state_dict(kept)
+
+    found = kl_per_text(policy, as_base, TEXTS, batch_size)
+    for text, kl in zip(TEXTS, found, strict=True):
+        p, q = log_softmax(base, text)[:-1], log_softmax(policy, text)[:-1]
+        expected = (p.exp() * (p - q)).sum(-1).mean().item()
+        assert expected > 0.1
+        assert kl == pytest.approx(expected, rel=1e-4)
+
+
+def test_kl_of_an_adapter_that_is_still_the_base_is_zero() -> None:
+    adapter = LoRA(rank=2)
+    model = adapter.attach(sharp())
+    model.eval()
+    assert kl_per_text(model, lambda: adapter.reference(model), TEXTS) == [0.0] * len(TEXTS)
