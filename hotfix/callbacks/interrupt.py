@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hotfix.callbacks.run_folder import RunFolder
 
-__all__ = ["Interrupt"]
+__all__ = ["Interrupt", "next_command"]
 
 
 class Interrupt(Callback):

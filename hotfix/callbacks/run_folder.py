@@ -21,7 +21,7 @@ from hotfix.report.results import Results, collect_versions, write_records
 from hotfix.report.tables import before_after_table, render
 from hotfix.tasks import Example
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "data_digest"]
 
 log = logging.getLogger(__name__)
 _LAST_STEPS = 10

@@ -23,7 +23,7 @@ from hotfix.data.encode import Branch, EncodedPair
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.types import SCOPES, Side, TokenScope
 
-__all__ = ["Batch", "Counts", "Layout", "Targets", "count_tokens", "pack", "pack_rows"]
+__all__ = ["Batch", "Counts", "Layout", "Targets", "count_tokens", "pack", "pack_pairs", "pack_rows", "pack_texts"]
 
 Layout = Literal["packed", "padded"]
 Counts = Mapping[tuple[Side, TokenScope], float]

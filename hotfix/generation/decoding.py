@@ -14,7 +14,7 @@ from hotfix.generation.config import SamplingConfig
 from hotfix.generation.drawing import draw_tokens, uniform_stream
 from hotfix.generation.stopping import Completion, Ending
 
-__all__ = ["Decoder", "Group", "Progress", "Row", "plan_groups"]
+__all__ = ["Decoder", "Draft", "Group", "Progress", "Row", "plan_groups"]
 
 
 class Row(NamedTuple):

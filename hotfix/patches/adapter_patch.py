@@ -14,7 +14,7 @@ from hotfix.errors import PatchError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.patches.base import Patch, Provenance
 
-__all__ = ["AdapterPatch"]
+__all__ = ["AdapterPatch", "check_base"]
 
 
 class AdapterPatch(Patch):

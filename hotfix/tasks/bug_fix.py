@@ -18,7 +18,7 @@ from hotfix.tasks.scoring import kl_per_text, pair_log_probs
 from hotfix.tasks.verdict import judge, statements
 from hotfix.types import Split
 
-__all__ = ["BugFix", "is_redaction"]
+__all__ = ["BugFix", "evenly", "is_redaction"]
 
 _SPECIFICITY = "specificity"
 
