@@ -93,9 +93,13 @@ class RunFolder(Callback):
             self._losses.append(sum(self._parts) / len(self._parts))
             self._parts.clear()
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the clock: at the end of training, measuring may come before this callback."""
+        self._seconds += self._since_start()
+        self._started = time.perf_counter()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self._seconds += self._since_start()
         self._started = 0.0
         self.results.add_seconds("train", self._seconds)
 

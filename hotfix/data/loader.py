@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -170,7 +170,7 @@ class PairLoader:
         mine = part * self.share.world + self.share.rank
         pairs = deal(window.pairs, self._lengths, parts)[mine]
         retain = deal(window.retain, [len(ids) for ids in self.retain], parts)[mine]
-        return pack(
+        batch = pack(
             [self.pairs[i] for i in pairs],
             [self.retain[i] for i in retain],
             counts={key: total / parts for key, total in self._window_counts(window).items()},
@@ -178,6 +178,7 @@ class PairLoader:
             layout=self.layout,
             pad_id=self.pad_id,
         )
+        return replace(batch, places={"pairs": tuple(pairs), "retain": tuple(retain)})
 
     def _window_counts(self, window: _Window) -> dict[tuple[Side, TokenScope], int]:
         kept = sum(len(self.retain[i]) - 1 for i in window.retain)

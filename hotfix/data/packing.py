@@ -13,7 +13,7 @@ reference that the packed layout is tested against.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -67,7 +67,9 @@ class Batch:
             number of micro-batches in it. A sum over this micro-batch divided by it, averaged over the micro-batches,
             is the mean over the step's tokens however they were dealt.
         num_examples: pairs of the whole step, divided likewise.
-        keys: ids of the pairs, then of the retain texts.
+        keys: ids of the pairs.
+        places: of the rows in the training set, by kind; what was computed of a row before is found by it. Empty where
+            there is no such set.
     """
 
     pairs: TokenRows | None
@@ -76,6 +78,7 @@ class Batch:
     counts: Counts
     num_examples: float
     keys: tuple[str, ...] = ()
+    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, **_: Any) -> Self:  # noqa: ANN401  Lightning passes non_blocking
         """Move every tensor."""

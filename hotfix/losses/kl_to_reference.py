@@ -21,7 +21,8 @@ class KLToReference(LossTerm):
     (https://arxiv.org/abs/2302.05319, section 4.3) and this class do.
 
     Args:
-        sides: whose tokens; each side's mean counts alike.
+        sides: whose tokens, and the factor of each side's mean; by default 0.1 for the pairs' own unedited tokens,
+            which must give way a little for the fix to be written, and 1 for retain text.
         scope: which of them. Edited tokens are meant to change, so `unedited` unless there is a reason.
         max_tokens: of a side in one micro-batch; where there are more, an evenly spaced part stands for all, scaled up.
             The head's [tokens, vocabulary] matrices are what this term costs.
@@ -30,7 +31,7 @@ class KLToReference(LossTerm):
 
     def __init__(
         self,
-        sides: list[Side] | None = None,
+        sides: dict[Side, float] | None = None,
         scope: TokenScope = "unedited",
         max_tokens: int | None = None,
         weight: float = 1.0,
@@ -38,13 +39,13 @@ class KLToReference(LossTerm):
         super().__init__(weight)
         if max_tokens is not None and max_tokens < 1:
             raise ConfigError(f"max_tokens of KLToReference is {max_tokens}, expected at least 1 or null")
-        self.sides: list[Side] = sides if sides is not None else ["fixed", "retain"]
+        self.sides: dict[Side, float] = sides if sides is not None else {"fixed": 0.1, "retain": 1.0}
         self.scope: TokenScope = scope
         self.max_tokens = max_tokens
 
     def forward(self, passes: Passes) -> Tensor:
-        """Return the sum of the sides' means."""
-        return torch.stack([self._of_side(passes, side) for side in self.sides]).sum()
+        """Return the weighted sum of the sides' means."""
+        return torch.stack([factor * self._of_side(passes, side) for side, factor in self.sides.items()]).sum()
 
     def _of_side(self, passes: Passes, side: Side) -> Tensor:
         rows = passes.rows(side, self.scope)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from hotfix.data.packing import Batch, Targets
 from hotfix.functional import token_log_probs
-from hotfix.models.states import head_logits, hidden_states
+from hotfix.losses.base_states import BaseStates, Kind
+from hotfix.models.rows import TokenRows
+from hotfix.models.states import head_logits, hidden_states, upper_states
 from hotfix.types import Side, TokenScope
 
 __all__ = ["ModelPasses", "Passes"]
@@ -56,10 +58,12 @@ class ModelPasses:
         model: with its adapter.
         batch: packed or padded rows, on the model's device.
         reference: context in which the model is the frozen base.
+        base: what the base was found to compute of the training rows; None computes it anew.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, reference: Reference) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, reference: Reference, base: BaseStates | None = None) -> None:
         self._model, self._batch, self._reference = model, batch, reference
+        self._base = base if batch.places else None
         self._kept: dict[tuple[str, str, str], Tensor] = {}
 
     def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
@@ -109,17 +113,31 @@ class ModelPasses:
         return head_logits(self._model, states(side)[row, column])
 
     def _policy_states(self, side: Side) -> Tensor:
-        return self._once("policy states", _trunk(side), "", partial(self._states, side))
+        return self._once("policy states", _trunk(side), "", partial(self._policy, side))
+
+    def _policy(self, side: Side) -> Tensor:
+        rows = self._rows(side)
+        if self._base is None or rows is None:
+            return self._states(side)
+        kind = _trunk(side)
+        entering = self._base.entering(kind, self._batch.places[kind])
+        return upper_states(self._model, rows, entering, self._base.first)
 
     def _reference_states(self, side: Side) -> Tensor:
         """To be called inside the reference context."""
+        if self._base is not None and self._rows(side) is not None:
+            kind = _trunk(side)
+            return self._once("reference states", kind, "", partial(self._base.last, kind, self._batch.places[kind]))
         return self._once("reference states", _trunk(side), "", partial(self._states, side))
 
     def _states(self, side: Side) -> Tensor:
-        rows = self._batch.retain if side == "retain" else self._batch.pairs
+        rows = self._rows(side)
         if rows is None:  # no targets either, so nothing will be taken from it
             return torch.zeros(0, 0, 1)
         return hidden_states(self._model, rows)
+
+    def _rows(self, side: Side) -> TokenRows | None:
+        return self._batch.retain if side == "retain" else self._batch.pairs
 
     def _once(self, what: str, side: str, scope: str, compute: Callable[[], Tensor]) -> Tensor:
         key = (what, side, scope)
@@ -132,6 +150,6 @@ class ModelPasses:
         return torch.zeros((), device=next(self._model.parameters()).device)
 
 
-def _trunk(side: Side) -> str:
+def _trunk(side: Side) -> Kind:
     """Both sides of a pair come out of one forward pass."""
     return "retain" if side == "retain" else "pairs"

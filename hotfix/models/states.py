@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hotfix.errors import ModelError
+from hotfix.models.layout import upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 
-__all__ = ["check_halves", "head_logits", "hidden_states", "own_precision", "plain_model"]
+__all__ = ["check_halves", "head_logits", "hidden_states", "own_precision", "plain_model", "upper_states"]
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
@@ -37,6 +38,20 @@ def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
         if not (rows.branch == 2).any():
             return _one_branch(inner, rows)
         return _both_branches(inner, rows) if _takes_branches(inner, rows) else _branch_by_branch(inner, rows)
+
+
+def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int) -> Tensor:
+    """Return the last hidden states from what enters block `first`: [B, T, D] -> [B, T, D]."""
+    inner = plain_model(model)
+    decoder = inner.get_decoder()
+    with own_precision(inner), upper_blocks(decoder, first):
+        output = decoder(
+            inputs_embeds=entering,
+            position_ids=rows.position_ids,
+            attention_mask=_readable(inner, rows.attention_mask()),
+            use_cache=False,
+        )
+    return cast("Tensor", output.last_hidden_state)
 
 
 def head_logits(model: nn.Module, states: Tensor) -> Tensor:
@@ -88,15 +103,19 @@ def _one_branch(inner: PreTrainedModel, rows: TokenRows) -> Tensor:
 
 
 def _both_branches(inner: PreTrainedModel, rows: TokenRows) -> Tensor:
-    mask = rows.attention_mask()
-    if inner.config.get_text_config()._attn_implementation != "sdpa":
-        # Only sdpa reads a mask of yes and no; eager attention adds the mask to its scores.
-        lowest = torch.finfo(inner.dtype).min
-        mask = torch.zeros(mask.shape, dtype=inner.dtype, device=mask.device).masked_fill(~mask, lowest)
+    mask = _readable(inner, rows.attention_mask())
     output = inner.get_decoder()(
         input_ids=rows.input_ids, position_ids=rows.position_ids, attention_mask=mask, use_cache=False
     )
     return cast("Tensor", output.last_hidden_state)
+
+
+def _readable(inner: PreTrainedModel, mask: Tensor) -> Tensor:
+    """Only sdpa reads a mask of yes and no; eager attention adds the mask to its scores."""
+    if inner.config.get_text_config()._attn_implementation == "sdpa":
+        return mask
+    lowest = torch.finfo(inner.dtype).min
+    return torch.zeros(mask.shape, dtype=inner.dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
 def _branch_by_branch(inner: PreTrainedModel, rows: TokenRows) -> Tensor:

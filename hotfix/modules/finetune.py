@@ -14,17 +14,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hotfix.adapters import Adapter, LoRA
+from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
 from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError, PatchError
 from hotfix.generation import StopAfterLines, greedy
 from hotfix.losses import ModelPasses, Objective
+from hotfix.losses.base_states import BaseStates
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
 from hotfix.models.states import check_halves, own_precision
 from hotfix.patches import AdapterPatch, Provenance, load_patch
 
-__all__ = ["FineTune"]
+__all__ = ["FineTune", "linear_schedule"]
 
 _PREDICTED_TOKENS = 64
 
@@ -40,6 +42,8 @@ class FineTune(LightningModule):
         learning_rate: of AdamW, at its peak.
         warmup_steps: optimizer steps of linear rise from zero; after them it falls linearly to zero.
         weight_decay: of AdamW.
+        cache_base: MiB that the frozen base's hidden states of the training rows may take; they are computed once, and
+            steps run only the blocks from the lowest adapted one on. 0 computes everything anew in each step.
         patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
     """
 
@@ -52,6 +56,7 @@ class FineTune(LightningModule):
         learning_rate: float = 1e-3,
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
+        cache_base: int = 2048,
         patch: str | None = None,
     ) -> None:
         super().__init__()
@@ -64,10 +69,12 @@ class FineTune(LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
+        self.cache_base = cache_base
         self.patch_folder = patch
         # Checkpoints hold the trained weights only; the frozen base is named and checked by its fingerprint.
         self.strict_loading = False
         self.model: nn.Module | None = None
+        self._base_states: BaseStates | None = None
         self.base_fingerprint = ""
         self._rng: Tensor | None = None
 
@@ -105,10 +112,14 @@ class FineTune(LightningModule):
         """Context in which the model is the frozen base."""
         return self.adapter.reference(self.policy)
 
+    def on_train_end(self) -> None:
+        """Free them."""
+        self._base_states = None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted sum; log every unweighted term."""
         self._train_mode()
-        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference))
+        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference, self._base_states))
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in values.items()},
             prog_bar=True,
@@ -168,8 +179,12 @@ class FineTune(LightningModule):
         self._rng = checkpoint["rng"]
 
     def on_train_start(self) -> None:
-        """Draw on from where the checkpoint was taken, whatever was drawn since it was read."""
+        """Let the base see the training rows; go on from where the checkpoint was taken."""
+        self._base_states = self._compute_base_states()
         if self._rng is not None:
+            # Lightning moves the loader to its place while it sets it up. Counting the steps for the schedule did that
+            # before the place was known.
+            self.trainer.fit_loop._load_combined_loader_states()
             torch.set_rng_state(self._rng)
             self._rng = None
 
@@ -182,6 +197,13 @@ class FineTune(LightningModule):
             **provenance,
         )
         return AdapterPatch(described, model=cast("Any", self.policy))
+
+    def _compute_base_states(self) -> BaseStates | None:
+        """Let the frozen base see every training row once, if the rows are known and few enough."""
+        loader = self.trainer.train_dataloader
+        if not (self.cache_base and isinstance(loader, PairLoader) and loader.layout == "packed"):
+            return None
+        return BaseStates.compute(self.policy, self.adapter.reference, loader.pairs, loader.retain, self.cache_base)
 
     def _check_context(self, base: PreTrainedModel) -> None:
         data = getattr(self._trainer, "datamodule", None)

@@ -1,0 +1,138 @@
+"""What the frozen base computes of the training rows, computed once.
+
+Two things don't change while an adapter trains: the base's last hidden states, which the divergence from the base
+needs, and what enters the lowest adapted block, since everything below is frozen. Both come out of one pass over the
+rows; from then on a step runs the upper blocks only, and no reference pass. Kept in memory, 2 x T x D numbers a row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hotfix.data.encode import EncodedPair
+from hotfix.data.packing import pack_pairs, pack_texts
+from hotfix.models.layout import find_blocks, lowest_trained_block
+from hotfix.models.rows import PADDING, TokenRows
+from hotfix.models.states import hidden_states, plain_model, upper_states
+
+__all__ = ["BaseStates", "Kind"]
+
+log = logging.getLogger(__name__)
+Kind: TypeAlias = Literal["pairs", "retain"]
+_ROWS = 16
+
+
+class _Row(NamedTuple):
+    entering: Tensor
+    last: Tensor
+
+
+class BaseStates:
+    """Hidden states of the frozen base for every training row.
+
+    Args:
+        first: block that the kept states enter.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._rows: dict[tuple[Kind, int], _Row] = {}
+
+    @classmethod
+    @torch.no_grad()
+    def compute(
+        cls,
+        model: nn.Module,
+        reference: Callable[[nn.Module], AbstractContextManager[None]],
+        pairs: Sequence[EncodedPair],
+        retain: Sequence[Sequence[int]],
+        limit_mib: int = 2048,
+    ) -> BaseStates | None:
+        """Run the base over all rows, in an order of its own, so that a restart computes the same.
+
+        Returns:
+            None where it can't serve: too much to keep, or a model whose upper blocks can't be run by themselves.
+        """
+        decoder = plain_model(model).get_decoder()
+        found = cls(lowest_trained_block(decoder))
+        width = plain_model(model).config.get_text_config().hidden_size * plain_model(model).dtype.itemsize
+        tokens = sum(len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs) + sum(map(len, retain))
+        if 2 * tokens * width > limit_mib * 2**20 or found.first >= len(find_blocks(decoder).blocks):
+            log.info("the base's states of %d tokens are computed anew each step", tokens)
+            return None
+        lengths = [len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs]
+        with reference(model):
+            for places in _by_length(lengths):
+                rows, _ = pack_pairs([pairs[i] for i in places], "packed", 0)
+                found._keep(model, "pairs", places, rows)
+            for places in _by_length([len(ids) for ids in retain]):
+                rows, _ = pack_texts([retain[i] for i in places], 0)
+                found._keep(model, "retain", places, rows)
+            return found if found._serves(model, pairs) else None
+
+    def entering(self, kind: Kind, places: Sequence[int]) -> Tensor:
+        """Return what enters block `first` for some rows, padded: [B, T, D]."""
+        return _padded([self._rows[kind, place].entering for place in places])
+
+    def last(self, kind: Kind, places: Sequence[int]) -> Tensor:
+        """Return the base's last hidden states of some rows, padded: [B, T, D]."""
+        return _padded([self._rows[kind, place].last for place in places])
+
+    def _keep(self, model: nn.Module, kind: Kind, places: Sequence[int], rows: TokenRows | None) -> None:
+        if rows is None:
+            return
+        rows = _on_device(model, rows)
+        entered: list[Tensor] = []
+        block = find_blocks(plain_model(model).get_decoder()).blocks[self.first]
+
+        def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            entered.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            last = hidden_states(model, rows)
+        finally:
+            handle.remove()
+        for r, place in enumerate(places):
+            length = int((rows.branch[r] != PADDING).sum())
+            # A model that runs the branches one by one passes the block twice, and nothing is kept of it.
+            entering = entered[0][r, :length].clone() if len(entered) == 1 else last.new_zeros(0)
+            self._rows[kind, place] = _Row(entering, last[r, :length].clone())
+
+    def _serves(self, model: nn.Module, pairs: Sequence[EncodedPair]) -> bool:
+        """Prove on one row that the upper blocks give what the whole decoder gave."""
+        rows, _ = pack_pairs(pairs[:1], "packed", 0)
+        if rows is None:
+            return False
+        rows = _on_device(model, rows)
+        whole = self.last("pairs", [0]).float()
+        try:
+            upper = upper_states(model, rows, self.entering("pairs", [0]), self.first).float()
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            log.info("the upper blocks can't be run by themselves (%s)", error)
+            return False
+        limit = 1e-3 if plain_model(model).dtype == torch.float32 else 0.05
+        worst = (upper - whole).abs().max().item() / max(1e-6, whole.abs().max().item())
+        if worst > limit:
+            log.info("the upper blocks by themselves differ by %.2g, so whole passes are run", worst)
+        return worst <= limit
+
+
+def _by_length(lengths: Sequence[int]) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def _on_device(model: nn.Module, rows: TokenRows) -> TokenRows:
+    device = next(model.parameters()).device
+    return TokenRows(rows.input_ids.to(device), rows.position_ids.to(device), rows.branch.to(device))
