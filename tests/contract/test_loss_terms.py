@@ -85,14 +85,18 @@ CASES: Mapping[str, tuple[type[LossTerm], Case]] = {
     "kl": (
         KLToReference,
         Case(
-            KLToReference, lambda t: sum(mean([kl(x) for x in scoped(t, s, "unedited")]) for s in ("fixed", "retain"))
+            KLToReference,
+            lambda t: (
+                0.1 * mean([kl(x) for x in scoped(t, "fixed", "unedited")])
+                + mean([kl(x) for x in scoped(t, "retain", "unedited")])
+            ),
         ),
     ),
-    "kl, two of each side": (
+    "kl, two tokens": (
         KLToReference,
         Case(
-            lambda: KLToReference(["buggy"], "unedited", max_tokens=2),
-            lambda t: mean([kl(scoped(t, "buggy", "unedited")[i]) for i in (0, -1)]),
+            lambda: KLToReference({"buggy": 0.5}, "unedited", max_tokens=2),
+            lambda t: 0.5 * mean([kl(scoped(t, "buggy", "unedited")[i]) for i in (0, -1)]),
             any_order=False,
         ),
     ),

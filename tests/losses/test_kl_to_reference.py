@@ -21,10 +21,14 @@ def kl(token: Token) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize(
-    ("sides", "scope"), [(None, "unedited"), (["fixed", "buggy"], "all"), (["buggy"], "edited"), (["retain"], "all")]
+    ("sides", "scope"),
+    [(None, "unedited"), ({"fixed": 2.0, "buggy": 0.5}, "all"), ({"buggy": 1.0}, "edited"), ({"retain": 3.0}, "all")],
 )
-def test_equals_one_row_at_a_time(bench: Bench, sides: list[Side] | None, scope: TokenScope, layout: Layout) -> None:
-    means = [torch.stack([kl(t) for t in bench.tokens(s, scope)]).mean() for s in sides or ("fixed", "retain")]
+def test_equals_one_row_at_a_time(
+    bench: Bench, sides: dict[Side, float] | None, scope: TokenScope, layout: Layout
+) -> None:
+    factors = sides or {"fixed": 0.1, "retain": 1.0}
+    means = [f * torch.stack([kl(t) for t in bench.tokens(side, scope)]).mean() for side, f in factors.items()]
     assert_same(KLToReference(sides, scope), torch.stack(means).sum(), bench, bench.batch(layout=layout))
 
 
@@ -34,11 +38,11 @@ def test_a_part_stands_for_all(bench: Bench, max_tokens: int) -> None:
     assert len(tokens) > 20
     places = [round(i * (len(tokens) - 1) / max(1, max_tokens - 1)) for i in range(max_tokens)]
     expected = torch.stack([kl(tokens[place]) for place in places]).mean()
-    assert_same(KLToReference(["fixed"], max_tokens=max_tokens), expected, bench)
+    assert_same(KLToReference({"fixed": 1.0}, max_tokens=max_tokens), expected, bench)
 
 
 def test_a_limit_above_the_number_of_tokens_changes_nothing(bench: Bench) -> None:
-    few, all_tokens = KLToReference(["retain"], max_tokens=10_000), KLToReference(["retain"])
+    few, all_tokens = KLToReference({"retain": 1.0}, max_tokens=10_000), KLToReference({"retain": 1.0})
     assert torch.equal(few(bench.passes()), all_tokens(bench.passes()))
 
 

@@ -29,7 +29,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_a_full_objective_runs_policy_and_base_once_each(bench: Bench, runs: list[bool]) -> None:
-    Objective(NLL(), Unlikelihood(), KLToReference(), {"more": KLToReference(["buggy"])})(bench.passes())
+    Objective(NLL(), Unlikelihood(), KLToReference(), {"more": KLToReference({"buggy": 1.0})})(bench.passes())
     assert sorted(runs) == [False, False, True, True]
 
 

@@ -1,0 +1,60 @@
+"""What the base was found to compute once gives the same losses and gradients as computing it anew in each step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loss_bench import Bench, gradients
+
+from hotfix.adapters import LoRA
+from hotfix.data.loader import PairLoader
+from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
+from hotfix.losses.base_states import BaseStates
+from hotfix.models.tiny import tiny_model
+
+
+def moved_policy(layers: list[int] | None) -> tuple[LoRA, torch.nn.Module, dict[str, torch.nn.Parameter]]:
+    adapter = LoRA(rank=4, layers=layers)
+    model = adapter.attach(tiny_model())
+    model.eval()
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
+    return adapter, model, weights
+
+
+@pytest.mark.parametrize(("layers", "first"), [(None, 0), ([1], 1)])
+def test_kept_states_change_no_loss_and_no_gradient(bench: Bench, layers: list[int] | None, first: int) -> None:
+    adapter, model, weights = moved_policy(layers)
+    kept = BaseStates.compute(model, adapter.reference, bench.pairs, bench.retain)
+    assert kept is not None
+    assert kept.first == first
+    objective = Objective(NLL(), Unlikelihood(), KLToReference({"fixed": 1.0, "buggy": 1.0, "retain": 1.0}))
+    for batch in PairLoader(bench.pairs, bench.retain, batch_size=3, retain_size=2):
+        anew = objective(ModelPasses(model, batch, adapter.reference))
+        once = objective(ModelPasses(model, batch, adapter.reference, kept))
+        assert anew["retain"] > 1e-3
+        torch.testing.assert_close(once, anew, rtol=1e-5, atol=1e-6)
+        found, expected = gradients(once["loss"], weights), gradients(anew["loss"], weights)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_are_the_bases_whatever_the_adapter_has_become(bench: Bench) -> None:
+    adapter, model, _ = moved_policy(None)
+    fresh = LoRA(rank=4)
+    untrained = fresh.attach(tiny_model())
+    moved, at_base = (
+        BaseStates.compute(m, a.reference, bench.pairs, bench.retain) for m, a in ((model, adapter), (untrained, fresh))
+    )
+    assert moved is not None
+    assert at_base is not None
+    for place in range(len(bench.pairs)):
+        assert torch.equal(moved.last("pairs", [place]), at_base.last("pairs", [place]))
+        assert torch.equal(moved.entering("pairs", [place]), at_base.entering("pairs", [place]))
+
+
+def test_too_many_rows_are_not_kept(bench: Bench) -> None:
+    adapter, model, _ = moved_policy(None)
+    assert BaseStates.compute(model, adapter.reference, bench.pairs * 200, bench.retain, limit_mib=1) is None
