@@ -1,0 +1,103 @@
+"""Which interval and which test a metric gets, and that shares are put back in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from hotfix.callbacks.measurement_cache import MeasurementCache
+from hotfix.callbacks.measuring import compare, estimate, measure_slice, metric_values
+from hotfix.data import HotfixDataModule
+from hotfix.metrics import ExampleMetric, PassAtK, Record, RecordMean, RecordRate
+from hotfix.metrics.base import Kind
+from hotfix.models.tiny import tiny_model, tiny_tokenizer
+from hotfix.report.statistics import compare_paired, mean_interval, rate_interval
+from hotfix.tasks import Example, Slice, Subject, Task
+from hotfix.types import Split
+
+GROUPS = ["a", "a", "b", "c", "d", "d"]
+CPU = torch.device("cpu")
+HITS = [[True, False], [True], [False, False, False], [True, True], [False, True], [True]]
+
+
+class Places(Task):
+    """Writes down which places it was asked for."""
+
+    def __init__(self) -> None:
+        self._calls: list[list[int]] = []
+
+    def slices(self, data: HotfixDataModule, split: Split) -> list[Slice]:
+        return []
+
+    def observe(
+        self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
+    ) -> list[Record]:
+        self._calls.append([place for place, _ in items])
+        return [
+            {"place": place, "id": example.id, "base": base[i] if base else None}
+            for i, (place, example) in enumerate(items)
+        ]
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return Subject(tiny_model(), tiny_tokenizer(), nullcontext, 0, lambda done: None)
+
+
+def part(count: int = 3, mark: int = 0) -> Slice:
+    return Slice("part", [Example(f"e{i}", "g", None, [i, mark]) for i in range(count)], {})
+
+
+def test_a_plain_rate_gets_the_interval_of_a_rate() -> None:
+    records: list[Record] = [{"hit": flags} for flags in HITS]
+    metric = RecordRate("hit").bind(len(records))
+    values = metric_values(metric, records, CPU)
+    assert values.value == pytest.approx([sum(flags) / len(flags) for flags in HITS])
+    assert values.count == [len(flags) for flags in HITS]
+    expected = rate_interval([sum(flags) for flags in HITS], [len(flags) for flags in HITS], GROUPS)
+    assert estimate(metric, values, GROUPS) == expected
+
+
+@pytest.mark.parametrize("metric", [RecordMean("x"), PassAtK(1)])
+def test_any_other_value_gets_the_interval_of_a_mean(metric: ExampleMetric) -> None:
+    records: list[Record] = [{"x": len(flags) / 3, "passed": flags} for flags in HITS]
+    metric.bind(len(records))
+    values = metric_values(metric, records, CPU)
+    assert estimate(metric, values, GROUPS) == mean_interval(values.value, GROUPS)
+
+
+def test_the_kind_chooses_the_test() -> None:
+    kinds: list[tuple[ExampleMetric, Kind]] = [(RecordRate("hit"), "rate"), (RecordMean("x"), "real")]
+    for metric, kind in kinds:
+        before: list[Record] = [{"hit": flags, "x": 0.5 + i} for i, flags in enumerate(HITS)]
+        after: list[Record] = [{"hit": [True], "x": 0.1 * i} for i in range(len(HITS))]
+        metric.bind(len(HITS))
+        a, b = (metric_values(metric, records, CPU) for records in (before, after))
+        assert compare(metric, a, b, GROUPS, "rule") == compare_paired(a.value, b.value, GROUPS, kind, "rule")
+
+
+def test_feeding_twice_does_not_add_up() -> None:
+    records: list[Record] = [{"hit": flags} for flags in HITS]
+    metric = RecordRate("hit").bind(len(records))
+    assert metric_values(metric, records, CPU) == metric_values(metric, records, CPU)
+
+
+def test_records_of_the_base_are_passed_in_order(subject: Subject) -> None:
+    base: list[Record] = [{"n": i} for i in range(3)]
+    records = measure_slice(Places(), part(), subject, base, None)
+    assert [(r["place"], r["id"], r["base"]) for r in records] == [(i, f"e{i}", {"n": i}) for i in range(3)]
+
+
+def test_a_cached_slice_is_not_measured_again(subject: Subject, tmp_path: Path) -> None:
+    task, cache = Places(), MeasurementCache(tmp_path)
+    first = measure_slice(task, part(), subject, None, (cache, {"base": "abc"}))
+    assert measure_slice(task, part(), subject, None, (cache, {"base": "abc"})) == first
+    assert task._calls == [[0, 1, 2]]
+    measure_slice(task, part(), subject, None, (cache, {"base": "other"}))
+    measure_slice(task, part(mark=1), subject, None, (cache, {"base": "abc"}))
+    measure_slice(task, part(), Subject(**{**vars(subject), "seed": 1}), None, (cache, {"base": "abc"}))
+    assert len(task._calls) == 4
