@@ -158,8 +158,10 @@ class RunFolder(Callback):
         table = before_after_table(results)
         log.info("results\n%s", render(table))
         console = Console()
+        # What isn't a terminal has no width of its own, and rich would take 80.
+        console = console if console.is_terminal else Console(width=100)
         if results["tasks"]:
-            console.print(table)
+            console.print(before_after_table(results, console.width))
         console.print(f"results: {root / 'results.json'}" + (f"   patch: {root / 'patch'}" if with_patch else ""))
 
     def _record_lines(self) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,9 @@ def better_direction(metric: str) -> int:
     return 1 if metric.startswith("pass@") else _DIRECTIONS.get(metric, 0)
 
 
+_FULL_WIDTH: Final = 100
+
+
 class _Row(NamedTuple):
     """One metric, ready to be shown; ``verdict`` is 1 for the better, -1 for the worse, else 0."""
 
@@ -59,27 +62,32 @@ class _Row(NamedTuple):
     n: str
 
 
-def before_after_table(results: Mapping[str, Any]) -> Table:
-    """The content of a ``results.json`` as a table of 100 columns or fewer; parts that are missing show as "-"."""
+def before_after_table(results: Mapping[str, Any], width: int = _FULL_WIDTH) -> Table:
+    """The content of a ``results.json`` as a table of 100 columns or fewer; parts that are missing show as "-".
+
+    In fewer than 100 columns, tests are not named and samples not counted: broken words say less than none.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    rows = list(_rows(results))
+    full = width >= _FULL_WIDTH
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("task\nslice", overflow="fold")
-    # Rich would break short metric names to spare long task names.
-    table.add_column("metric", overflow="fold", no_wrap=all(len(row.metric) <= 20 for row in rows))
+    table.add_column("task, slice\n  metric", overflow="fold")
     for name in ("before", "after"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("p\ntest", overflow="fold", max_width=13)
-    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("p\ntest" if full else "p", overflow="fold", no_wrap=not full, max_width=24)
+    if full:
+        table.add_column("n", justify="right", no_wrap=True)
     place = None
-    for row in rows:
-        if place not in (None, row[:2]):
-            table.add_section()
-        place = row[:2]
-        table.add_row(*_cells(row))
+    for row in _rows(results):
+        if place != row[:2]:
+            if place is not None:
+                table.add_section()
+            place = row[:2]
+            table.add_row(Text(f"{row.task}, {row.slice_name}", style="bold"))
+        table.add_row(*_cells(row, full))
     return table
 
 
@@ -140,20 +148,21 @@ def _row(
     return _Row(task, slice_name, metric, before, after, change, verdict, test, n)
 
 
-def _cells(row: _Row) -> list[Text]:
+def _cells(row: _Row, full: bool) -> list[Text]:
     from rich.text import Text
 
     # Text, not str: brackets of intervals and of task names are not markup.
-    test = _p_value(row.test.get("p")) + (f"\n{row.test['test']}" if row.test.get("test") else "")
-    return [
-        Text(f"{row.task}\n{row.slice_name}"),
-        Text(row.metric),
+    named = f"\n{row.test['test']}" if full and row.test.get("test") else ""
+    test = _p_value(row.test.get("p")) + named
+    cells = [
+        Text(f"  {row.metric}"),
         Text(_estimate(row.before, "\n")),
         Text(_estimate(row.after, "\n")),
         Text(row.change, style=_STYLES[row.verdict]),
         Text(test if row.test else _MISSING),
         Text(row.n.replace(" -> ", "\n")),
     ]
+    return cells if full else cells[:-1]
 
 
 def _estimate(estimate: Mapping[str, Any], separator: str) -> str:
