@@ -57,6 +57,11 @@ class EncodedPair(NamedTuple):
     fixed: Branch
     buggy: Branch
 
+    @property
+    def packed_length(self) -> int:
+        """Tokens of the row that holds the shared beginning once and both branches."""
+        return len(self.shared) + len(self.fixed.ids) + len(self.buggy.ids)
+
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedText:
     """Tokenise; never empty: an empty text is the beginning-of-sequence token."""

@@ -131,7 +131,7 @@ class PairLoader:
         self.batch_size, self.retain_size = batch_size, retain_size if retain else 0
         self.seed, self.layout, self.pad_id = seed, layout, pad_id
         self.epoch = self.position = 0
-        self._lengths = [len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs]
+        self._lengths = [p.packed_length for p in pairs]
         self._counts = [count_tokens(p) for p in pairs]
 
     def __len__(self) -> int:

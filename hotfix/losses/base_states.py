@@ -62,11 +62,11 @@ class BaseStates:
         decoder = plain_model(model).get_decoder()
         found = cls(lowest_trained_block(decoder))
         width = plain_model(model).config.get_text_config().hidden_size * plain_model(model).dtype.itemsize
-        tokens = sum(len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs) + sum(map(len, retain))
+        lengths = [p.packed_length for p in pairs]
+        tokens = sum(lengths) + sum(map(len, retain))
         if 2 * tokens * width > limit_mib * 2**20 or found.first >= len(find_blocks(decoder).blocks):
             log.info("the base's states of %d tokens are computed anew each step", tokens)
             return None
-        lengths = [len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs]
         with reference(model):
             for places in _by_length(lengths):
                 rows, _ = pack_pairs([pairs[i] for i in places], "packed", 0)

@@ -39,7 +39,7 @@ def pair_log_probs(
     Both sides come out of one forward pass; there is no sampling noise.
     """
     found: dict[int, PairLogProbs] = {}
-    for places in _by_length([len(p.shared) + len(p.fixed.ids) + len(p.buggy.ids) for p in pairs], batch_size):
+    for places in _by_length([p.packed_length for p in pairs], batch_size):
         chosen = [pairs[i] for i in places]
         found |= dict(zip(places, _batch_log_probs(model, chosen), strict=True))
         if progress:
