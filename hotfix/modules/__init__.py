@@ -1,5 +1,6 @@
 """LightningModules: the only place where data, model, adapter and objective meet."""
 
+from hotfix.modules.base import HotfixModule
 from hotfix.modules.finetune import FineTune
 
-__all__ = ["FineTune"]
+__all__ = ["FineTune", "HotfixModule"]

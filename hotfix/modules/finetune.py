@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from hotfix.adapters import Adapter, LoRA
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
-from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError, PatchError
-from hotfix.generation import StopAfterLines, greedy
 from hotfix.losses import ModelPasses, Objective
 from hotfix.losses.base_states import BaseStates
 from hotfix.models.fingerprint import fingerprint
-from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
-from hotfix.models.states import check_halves, own_precision
+from hotfix.models.loading import Dtype, load_causal_lm
+from hotfix.models.states import check_halves
+from hotfix.modules.base import HotfixModule
 from hotfix.patches import AdapterPatch, Provenance, load_patch
 
 __all__ = ["FineTune", "linear_schedule"]
 
-_PREDICTED_TOKENS = 64
 
-
-class FineTune(LightningModule):
+class FineTune(HotfixModule):
     """Trains an adapter on pairs; the reference is the same model with the adapter switched off.
 
     Args:
@@ -73,15 +69,8 @@ class FineTune(LightningModule):
         self.patch_folder = patch
         # Checkpoints hold the trained weights only; the frozen base is named and checked by its fingerprint.
         self.strict_loading = False
-        self.model: nn.Module | None = None
         self._base_states: BaseStates | None = None
-        self.base_fingerprint = ""
         self._rng: Tensor | None = None
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
-        return load_tokenizer(self.model_name)
 
     def configure_model(self) -> None:
         """Load the base and put the adapter on; Lightning calls it once a process, before anything runs."""
@@ -100,13 +89,6 @@ class FineTune(LightningModule):
                 torch.manual_seed(self._seed())
                 self.model = self.adapter.attach(base)
         self.model.eval()
-
-    @property
-    def policy(self) -> nn.Module:
-        """The model with its adapter on."""
-        if self.model is None:
-            raise RuntimeError("configure_model was not called yet")
-        return self.model
 
     def reference(self) -> AbstractContextManager[None]:
         """Context in which the model is the frozen base."""
@@ -138,19 +120,6 @@ class FineTune(LightningModule):
         )
 
     test_step = validation_step
-
-    def predict_step(self, batch: list[CodePair], batch_idx: int) -> list[dict[str, str]]:
-        """Return what the model writes, greedily, at each pair's place: its first statement and the two that may be."""
-        encoder = self.trainer.datamodule.encoder  # type: ignore[attr-defined]
-        encoded = [encoder(pair) for pair in batch]
-        prompts = [code.shared[: code.prompt] for code in encoded]
-        with own_precision(self.policy):
-            written = greedy(self.policy, self.tokenizer, prompts, _PREDICTED_TOKENS, stop=StopAfterLines(1))
-        texts = [str(self.tokenizer.decode(made.token_ids, clean_up_tokenization_spaces=False)) for made in written]
-        return [
-            {"id": pair.id, "completion": text, "fixed": pair.fixed, "buggy": pair.buggy}
-            for pair, text in zip(batch, texts, strict=True)
-        ]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own type is a union of ten
         """AdamW on the adapter, linear rise and fall of the learning rate."""
