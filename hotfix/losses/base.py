@@ -28,6 +28,11 @@ class LossTerm(nn.Module, ABC):
             raise ConfigError(f"weight of {type(self).__name__} is {weight}, expected 0 or more")
         self.weight = weight
 
+    def _more_than_zero(self, **settings: float) -> None:
+        for name, value in settings.items():
+            if not value > 0:
+                raise ConfigError(f"{name} of {type(self).__name__} is {value}, expected more than 0")
+
     @abstractmethod
     def forward(self, passes: Passes) -> Tensor:
         """Return the unweighted term, float32 []."""

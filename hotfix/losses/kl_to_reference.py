@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ __all__ = ["KLToReference"]
 
 
 class KLToReference(LossTerm):
-    """Mean of KL(base || policy) over tokens of the given sides, in nats a token, with the policy's gradient.
+    """Mean divergence of policy and base over tokens of the given sides, in nats a token, with the policy's gradient.
 
     The published code of the hotfixing paper computes this term without a gradient, so it retains nothing; SVEN
     (https://arxiv.org/abs/2302.05319, section 4.3) and this class do.
@@ -26,6 +28,8 @@ class KLToReference(LossTerm):
         scope: which of them. Edited tokens are meant to change, so `unedited` unless there is a reason.
         max_tokens: of a side in one micro-batch; where there are more, an evenly spaced part stands for all, scaled up.
             The head's [tokens, vocabulary] matrices are what this term costs.
+        direction: `forward` is KL(base || policy): whatever the base might write must stay possible. `reverse` is
+            KL(policy || base): the policy must not write what the base would not, but may drop some of what it would.
         weight: factor of the term in the objective.
     """
 
@@ -34,6 +38,7 @@ class KLToReference(LossTerm):
         sides: dict[Side, float] | None = None,
         scope: TokenScope = "unedited",
         max_tokens: int | None = None,
+        direction: Literal["forward", "reverse"] = "forward",
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight)
@@ -42,6 +47,7 @@ class KLToReference(LossTerm):
         self.sides: dict[Side, float] = sides if sides is not None else {"fixed": 0.1, "retain": 1.0}
         self.scope: TokenScope = scope
         self.max_tokens = max_tokens
+        self.direction = direction
 
     def forward(self, passes: Passes) -> Tensor:
         """Return the weighted sum of the sides' means."""
@@ -55,5 +61,6 @@ class KLToReference(LossTerm):
         keep = None
         if self.max_tokens is not None and count > self.max_tokens:
             keep = torch.linspace(0, count - 1, self.max_tokens, device=rows.device).round().long()
-        kl = token_kl(passes.reference_logits(side, self.scope, keep), passes.logits(side, self.scope, keep))
+        reference, policy = (get(side, self.scope, keep) for get in (passes.reference_logits, passes.logits))
+        kl = token_kl(reference, policy) if self.direction == "forward" else token_kl(policy, reference)
         return passes.mean(kl * (count / len(kl)), side, self.scope)

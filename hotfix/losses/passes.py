@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from hotfix.data.packing import Batch, Targets
 from hotfix.functional import token_log_probs
 from hotfix.losses.base_states import BaseStates, Kind
+from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states, upper_states
 from hotfix.types import Side, TokenScope
 
 __all__ = ["ModelPasses", "Passes"]
 
+Drift = Callable[[nn.Module], Tensor]
 Reference = Callable[[nn.Module], AbstractContextManager[None]]
 _T = TypeVar("_T")
 
@@ -44,11 +46,17 @@ class Passes(Protocol):
     def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
         """Return which example of the micro-batch each token belongs to, int64 [N]."""
 
+    def tokens(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """Return each token's id, int64 [N]."""
+
     def mean(self, values: Tensor, side: Side, scope: TokenScope) -> Tensor:
         """Return this micro-batch's part of the mean over the whole step's tokens of a side and scope: [N] -> []."""
 
     def example_mean(self, values: Tensor) -> Tensor:
         """Return this micro-batch's part of the mean over the whole step's pairs: [examples] -> []."""
+
+    def squared_drift(self) -> Tensor:
+        """Return the squared Euclidean distance of the policy's weights from the base's, float32 []."""
 
 
 class ModelPasses:
@@ -59,10 +67,19 @@ class ModelPasses:
         batch: packed or padded rows, on the model's device.
         reference: context in which the model is the frozen base.
         base: what the base was found to compute of the training rows; None computes it anew.
+        drift: squared distance of the model's weights from the base's, with a gradient; only an adapter that changes
+            the base's own weights needs to say it.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, reference: Reference, base: BaseStates | None = None) -> None:
-        self._model, self._batch, self._reference = model, batch, reference
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        reference: Reference,
+        base: BaseStates | None = None,
+        drift: Drift = low_rank_drift,
+    ) -> None:
+        self._model, self._batch, self._reference, self._drift = model, batch, reference, drift
         self._base = base if batch.places else None
         self._kept: dict[tuple[str, str, str], Tensor] = {}
 
@@ -90,6 +107,10 @@ class ModelPasses:
         """See `Passes`."""
         return self._targets(side, scope).example
 
+    def tokens(self, side: Side, scope: TokenScope = "all") -> Tensor:
+        """See `Passes`."""
+        return self._targets(side, scope).token
+
     def mean(self, values: Tensor, side: Side, scope: TokenScope) -> Tensor:
         """See `Passes`."""
         return values.sum() / max(1e-9, self._batch.counts[side, scope]) if len(values) else self._zero()
@@ -97,6 +118,10 @@ class ModelPasses:
     def example_mean(self, values: Tensor) -> Tensor:
         """See `Passes`."""
         return values.sum() / max(1e-9, self._batch.num_examples) if len(values) else self._zero()
+
+    def squared_drift(self) -> Tensor:
+        """See `Passes`."""
+        return self._drift(self._model)
 
     def _targets(self, side: Side, scope: TokenScope) -> Targets:
         return self._batch.targets[side].in_scope(scope)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hotfix.functional import log1mexp
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
+from hotfix.losses.sequences import first_of_each
 from hotfix.types import Side, TokenScope
 
 __all__ = ["Unlikelihood"]
@@ -39,7 +39,4 @@ class Unlikelihood(LossTerm):
         terms = -log1mexp(passes.log_probs(self.side, self.scope))
         if not self.first_only:
             return passes.mean(terms, self.side, self.scope)
-        rows = passes.rows(self.side, self.scope)
-        first = torch.ones_like(rows, dtype=torch.bool)
-        first[1:] = rows[1:] != rows[:-1]
-        return passes.example_mean(terms[first])
+        return passes.example_mean(terms[first_of_each(passes.rows(self.side, self.scope))])

@@ -19,7 +19,7 @@ def test_abstract_classes_are_not_cases() -> None:
 def test_a_class_without_a_case_is_named() -> None:
     with pytest.raises(AssertionError, match=r"no contract case for .*hotfix\.losses\.unlikelihood\.Unlikelihood"):
         assert_complete(LossTerm, [NLL, KLToReference])
-    with pytest.raises(AssertionError, match=r"no contract case for hotfix\.adapters\.lora\.LoRA"):
+    with pytest.raises(AssertionError, match=r"no contract case for .*hotfix\.adapters\.lora\.LoRA"):
         assert_complete(Adapter, [])
 
 
