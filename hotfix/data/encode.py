@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from hotfix.data.diff import common_prefix_length, diff_text, edited_tokens
+from hotfix.data.diff import Edits, common_prefix_length, diff_text, edited_tokens
 from hotfix.data.schema import CodePair
 from hotfix.errors import DataError, ModelError
 
@@ -129,10 +129,10 @@ class PairEncoder:
                 hint="remove the row, or raise data.init_args.suffix_tokens",
             )
         prompt = min(common_prefix_length(prefix, fixed.ids, buggy.ids), shared)
-        hunks = diff_text(pair.buggy, pair.fixed)
-        start = len(pair.prefix)
-        fixed_marks = edited_tokens([(start + h.b_start, start + h.b_end) for h in hunks], fixed.offsets, shared)
-        buggy_marks = edited_tokens([(start + h.a_start, start + h.a_end) for h in hunks], buggy.offsets, shared)
+        edits = pair.edits or Edits.of(diff_text(pair.buggy, pair.fixed))
+        at = len(pair.prefix)
+        fixed_marks = edited_tokens([(at + a, at + b) for a, b in edits.fixed], fixed.offsets, shared)
+        buggy_marks = edited_tokens([(at + a, at + b) for a, b in edits.buggy], buggy.offsets, shared)
         cut = self._cut(pair, max(fixed_end, buggy_end), prompt)
         # The suffix gives way before the statement does, but never the token at which the sides part.
         stop = max(self.max_length + cut, shared + 1)

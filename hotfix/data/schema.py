@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hotfix.data.diff import Edits
 from hotfix.errors import DataError
 from hotfix.types import SPLITS, Split
 
@@ -18,7 +19,7 @@ ALIASES: tuple[Mapping[str, str], ...] = (
     {"prefix": "condition", "buggy": "bug", "fixed": "fix", "suffix": "post_conditional"},
     {"prefix": "prompt", "buggy": "rejected", "fixed": "chosen", "suffix": "suffix"},
 )
-_GROUP_COLUMNS = ("rule", "bug_type", "bugType", "vul_type")
+_RULE_COLUMNS = ("rule", "bug_type", "bugType", "vul_type")
 _REQUIRED = ("prefix", "buggy", "fixed")
 
 
@@ -36,6 +37,7 @@ class CodePair:
         split: `train`, `validation`, `test`, or empty where the file doesn't say.
         source: `file:line`, for error messages.
         meta: the row's other columns.
+        edits: where the statements differ, if the data says it; None where they are to be compared.
     """
 
     id: str
@@ -47,6 +49,7 @@ class CodePair:
     split: Split | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    edits: Edits | None = None
 
 
 def parse_row(row: Mapping[str, Any], path: Path, line: int) -> CodePair:
@@ -82,7 +85,7 @@ def parse_row(row: Mapping[str, Any], path: Path, line: int) -> CodePair:
     return CodePair(
         id=str(row.get("id", f"{path.name}:{line}")),
         **text,
-        rule=str(next((row[c] for c in _GROUP_COLUMNS if row.get(c)), "")),
+        rule=str(next((row[c] for c in _RULE_COLUMNS if row.get(c)), "")),
         split=row_split(row, path, line),
         source=f"{path}:{line}",
         meta={key: value for key, value in row.items() if key not in used},
