@@ -12,7 +12,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hotfix.callbacks.measurement_cache import MeasurementCache
-from hotfix.callbacks.measuring import MetricValues, compare, estimate, measure_slice, metric_values
+from hotfix.callbacks.measuring import (
+    MetricValues,
+    compare,
+    compare_groups,
+    estimate,
+    estimate_groups,
+    measure_slice,
+    metric_values,
+)
 from hotfix.callbacks.precision import widened
 from hotfix.callbacks.progress import task_progress
 from hotfix.callbacks.run_folder import RunFolder
@@ -157,6 +165,7 @@ class Measure(Callback):
         measured.values[when] = values
         found = {key: estimate(part.metrics[key], value, groups) for key, value in values.items()}
         folder.results.add(name, part.name, when, found)
+        folder.results.add_groups(name, part.name, when, estimate_groups(part, values))
         if when == "after":
             before = measured.values["before"]
             tests = {
@@ -164,6 +173,8 @@ class Measure(Callback):
                 for key, metric in part.metrics.items()
             }
             folder.results.add_tests(name, part.name, tests)
+            by_group = compare_groups(part, measured.values["before"], values)
+            folder.results.add_groups(name, part.name, "tests", by_group)
 
     def _widens(self, part: Slice) -> bool:
         return self.dtype == "float32" or (self.dtype == "auto" and part.precise)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,15 @@ from hotfix.metrics.base import ExampleMetric, Record
 from hotfix.report.statistics import Comparison, Estimate, compare_paired, mean_interval, rate_interval
 from hotfix.tasks import Slice, Subject, Task
 
-__all__ = ["MetricValues", "compare", "estimate", "measure_slice", "metric_values"]
+__all__ = [
+    "MetricValues",
+    "compare",
+    "compare_groups",
+    "estimate",
+    "estimate_groups",
+    "measure_slice",
+    "metric_values",
+]
 
 
 @dataclass(frozen=True)
@@ -86,14 +95,64 @@ def estimate(metric: ExampleMetric, values: MetricValues, groups: Sequence[str])
     plain_rate = metric.kind == "rate" and type(metric).per_example is ExampleMetric.per_example
     if plain_rate:
         return rate_interval(values.total, values.count, groups)
-    return mean_interval(values.value, groups)
+    found = mean_interval(values.value, groups, weights=values.count if metric.by_sample else None)
+    return Estimate(metric.scaled(found.value), found.n, metric.scaled(found.low), metric.scaled(found.high))
 
 
 def compare(
     metric: ExampleMetric, before: MetricValues, after: MetricValues, groups: Sequence[str], group_name: str
 ) -> Comparison:
-    """Return the paired test of a change."""
-    return compare_paired(before.value, after.value, groups, metric.kind, group_name)
+    """Return the paired test of a change; where samples weigh alike, of the weighted values."""
+    first, second = (_weighted(values) if metric.by_sample else values.value for values in (before, after))
+    return compare_paired(first, second, groups, metric.kind, group_name)
+
+
+def estimate_groups(part: Slice, values: Mapping[str, MetricValues]) -> dict[str, dict[str, Estimate]]:
+    """Return the metrics of each group that is reported by itself; within a group, examples are independent."""
+    return {
+        group: {
+            name: estimate(part.metrics[name], _pick(found, places), _singly(places)) for name, found in values.items()
+        }
+        for group, places in _each_group(part).items()
+    }
+
+
+def compare_groups(
+    part: Slice, before: Mapping[str, MetricValues], after: Mapping[str, MetricValues]
+) -> dict[str, dict[str, Comparison]]:
+    """Return the paired tests of each group that is reported by itself."""
+    return {
+        group: {
+            name: compare(metric, _pick(before[name], places), _pick(after[name], places), _singly(places), "example")
+            for name, metric in part.metrics.items()
+        }
+        for group, places in _each_group(part).items()
+    }
+
+
+def _each_group(part: Slice) -> dict[str, list[int]]:
+    """Places of each group's examples, where there are enough of them."""
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(part.examples):
+        places.setdefault(example.group, []).append(place)
+    least = part.least_group
+    return {group: found for group, found in places.items() if least is not None and len(found) >= least}
+
+
+def _pick(values: MetricValues, places: Sequence[int]) -> MetricValues:
+    return MetricValues(*([column[i] for i in places] for column in (values.value, values.total, values.count)))
+
+
+def _singly(places: Sequence[int]) -> list[str]:
+    return [str(place) for place in places]
+
+
+def _weighted(values: MetricValues) -> list[float]:
+    """Each example's value times its samples, by the mean number of samples: their mean is the mean over samples."""
+    mean = sum(values.count) / max(1, sum(count > 0 for count in values.count))
+    return [
+        value * count / mean if count else math.nan for value, count in zip(values.value, values.count, strict=True)
+    ]
 
 
 def _gather(mine: dict[int, Record], count: int) -> list[Record]:

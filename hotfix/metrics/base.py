@@ -27,6 +27,9 @@ class Tally(NamedTuple):
 class ExampleMetric(Metric):
     """Mean over examples of `total / count`; an example without samples doesn't count.
 
+    Where `by_sample` is true it is the mean over all samples instead, the sum of totals by the sum of counts: then an
+    example weighs as much as it has samples (tokens, say).
+
     A subclass says by `observe`, a pure function, what one record is worth. States are two vectors over the examples
     with `sum` reduction, so that processes that share the examples agree exactly with one that has all.
 
@@ -37,6 +40,7 @@ class ExampleMetric(Metric):
     is_differentiable = False
     full_state_update = False
     kind: Kind = "rate"
+    by_sample = False
 
     total: Tensor
     count: Tensor
@@ -71,5 +75,11 @@ class ExampleMetric(Metric):
         return self.total / self.count
 
     def compute(self) -> Tensor:
-        """Return the mean over the examples that have samples, float64 []; NaN where there are none."""
+        """Return the mean over examples that have samples, or over samples, float64 []; NaN where there are none."""
+        if self.by_sample:
+            return self.total.sum() / self.count.sum()
         return self.per_example()[self.count > 0].mean()
+
+    def scaled(self, mean: float) -> float:
+        """Return what is reported for a mean; it must grow with it, and intervals are put through it as well."""
+        return mean

@@ -2,11 +2,12 @@
 
     {"hotfix": version, "name": ..., "seed": ..., "train": {number},
      "tasks": {task: {slice: {"before": {metric: {value, n, low, high}}, "after": {...},
-                              "tests": {metric: {test, p, effect}}}}},
+                              "tests": {metric: {test, p, effect}},
+                              "groups": {group: {"before", "after", "tests" as above}}}}},
      "seconds": {phase: s}, "versions": {package: version}, "machine": {...}}
 
-Tasks, slices, metrics and phases keep the order in which they came; the other keys are sorted. What is undefined is
-``null``: the file is strict JSON.
+Tasks, slices, metrics, groups (where a slice reports any) and phases keep the order in which they came; the other keys
+are sorted. What is undefined is ``null``: the file is strict JSON.
 """
 
 from __future__ import annotations
@@ -192,6 +193,20 @@ class Results:
     def add_tests(self, task: str, slice_name: str, comparisons: Mapping[str, Comparison]) -> None:
         """Add tests of after against before, by metric."""
         self._part(task, slice_name, "tests").update(comparisons)
+
+    def add_groups(
+        self,
+        task: str,
+        slice_name: str,
+        part: Literal["before", "after", "tests"],
+        by_group: Mapping[str, Mapping[str, Estimate | Comparison]],
+    ) -> None:
+        """Add estimates or tests by metric for groups of a slice's examples, say for each kind of bug."""
+        self._part(task, slice_name, part)
+        parts = self._tasks[task][slice_name]
+        for group, found in by_group.items():
+            own = parts.setdefault("groups", {}).setdefault(group, {})
+            own.setdefault(part, {}).update(found)  # type: ignore[attr-defined]
 
     def _part(self, task: str, slice_name: str, part: str) -> dict[str, object]:
         parts = self._tasks.setdefault(task, {}).setdefault(slice_name, {"before": {}, "after": {}, "tests": {}})

@@ -130,26 +130,39 @@ def _t_quantile(degrees: float) -> float:
     return float(stdtrit(degrees, (1 + _CONFIDENCE) / 2))
 
 
-def mean_interval(values: ArrayLike, groups: Iterable[Hashable] | None = None, seed: int = 0) -> Estimate:
+def mean_interval(
+    values: ArrayLike,
+    groups: Iterable[Hashable] | None = None,
+    seed: int = 0,
+    weights: ArrayLike | None = None,
+) -> Estimate:
     """The mean over examples of unbounded or continuous values, with a bootstrap interval.
 
     Bias-corrected and accelerated (BCa, Efron 1987), 2000 resamples of whole groups; seeded, so the same data always
     gives the same interval. With one group the ends are NaN; when all groups agree they equal the value.
 
+    Args:
+        values: one per example.
+        groups: a label per example; default: each is its own.
+        seed: of the resamples.
+        weights: of the examples, above 0 (their numbers of tokens, say); default: all alike.
+
     >>> mean_interval([2.0, 2.0, float("nan")])
     Estimate(value=2.0, n=2, low=2.0, high=2.0)
+    >>> mean_interval([1.0, 4.0], weights=[3, 1]).value
+    1.75
     """
     value = _vectors(values)[0]
+    value, weight = _vectors(value, np.ones(len(value)) if weights is None else weights)
     kept = ~np.isnan(value)
     codes = _codes(groups, len(value))[kept]
-    value = value[kept]
-    if not len(value) or not np.all(np.isfinite(value)):
-        return Estimate(float(value.mean()) if len(value) else math.nan, len(value), math.nan, math.nan)
-    sums, members = _group_sums(value, codes), _group_sums(np.ones(len(value)), codes)
-    if len(sums) == 1:
-        return Estimate(float(value.mean()), len(value), math.nan, math.nan)
+    value, weight = value[kept], weight[kept]
+    mean = float(np.average(value, weights=weight)) if len(value) else math.nan
+    sums, members = _group_sums(value * weight, codes), _group_sums(weight, codes)
+    if not np.all(np.isfinite(value)) or len(sums) < 2:
+        return Estimate(mean, len(value), math.nan, math.nan)
     low, high = _bca(sums, members, seed)
-    return Estimate(float(value.mean()), len(value), low, high)
+    return Estimate(mean, len(value), low, high)
 
 
 def _bca(sums: Floats, members: Floats, seed: int) -> tuple[float, float]:

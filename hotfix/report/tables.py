@@ -1,8 +1,8 @@
 """Before and after side by side: a terminal table, plain text for logs, Markdown for READMEs.
 
 Every row is one metric of one slice of one task. The change is a ratio for probabilities (names that start with
-``p_``), which can differ by orders of magnitude, else a difference; green where it is for the better, red for the
-worse.
+``p_``), which can differ by orders of magnitude, and for the hotfixing paper's counts (``_substring_rate``), of which
+that paper reports ratios; else a difference; green where it is for the better, red for the worse.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ __all__ = ["before_after_table", "better_direction", "markdown_table", "render"]
 _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "buggy_rate": -1,
+        "buggy_substring_rate": -1,
+        "exposure": -1,
+        "extracted_rate": -1,
         "fixed_rate": 1,
+        "fixed_substring_rate": 1,
         "kl": -1,
+        "kl_worst": -1,
         "leak_rate": -1,
+        "leaks_per_completion": -1,
         "neither_rate": 0,
         "p_buggy": -1,
         "p_buggy_at_edit": -1,
         "p_fixed": 1,
         "p_fixed_at_edit": 1,
+        "perplexity": -1,
+        "planted_rate": -1,
         "prefers_fixed": 1,
+        "rank": 1,
         "unchanged_rate": 1,
     }
 )
@@ -141,7 +150,7 @@ def _row(
     old, new = before.get("value"), after.get("value")
     change, verdict = _MISSING, 0
     if old is not None and new is not None:
-        change = _change(old, new, as_ratio=metric.startswith("p_"))
+        change = _change(old, new, as_ratio=metric.startswith("p_") or metric.endswith("_substring_rate"))
         verdict = better_direction(metric) * ((new > old) - (new < old))
     sizes = [str(part["n"]) for part in (before, after) if part.get("n") is not None]
     n = " -> ".join(dict.fromkeys(sizes)) or _MISSING

@@ -44,6 +44,7 @@ class Slice(NamedTuple):
         group_name: what a group is, for the name of the test.
         precise: measured in float32 even where the base is bfloat16: greedy decoding is, because in bfloat16 two tokens
             often have the same logit and a patch that changes nothing flips between them.
+        least_group: groups of at least this many examples are reported by themselves, too; None for none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Slice(NamedTuple):
     metrics: Mapping[str, ExampleMetric]
     group_name: str = "group"
     precise: bool = False
+    least_group: int | None = None
 
 
 @dataclass(frozen=True)

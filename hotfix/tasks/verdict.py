@@ -1,8 +1,12 @@
 """Did a completion write the fixed statement, the buggy one, or something else?
 
-The completion is cut to as many statements as the longer side has, white space is folded, a comment behind it is taken
-off, and the rest must equal a side. Substring counting, which the published code of the hotfixing paper uses, lets one
-completion count as both (its section 5.1); this can't.
+`judge`: the completion is cut to as many statements as the longer side has, white space is folded, a comment behind it
+is taken off, and the rest must equal a side, so no completion counts as both.
+
+`find_substrings` counts as the published code of the hotfixing paper does (Zhou et al. 2024,
+https://arxiv.org/abs/2408.05727): a side counts where its text stands anywhere in the completion, as it is. One
+completion may count as both; and where the bug is a part of the fix (one more argument, one more condition), every fix
+is counted as a bug, too. It is for comparison with that paper.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["BugFixVerdict", "fold", "judge", "statements"]
+__all__ = ["BugFixVerdict", "Substrings", "find_substrings", "fold", "judge", "open_brackets", "statements"]
 
 BugFixVerdict = Literal["fixed", "buggy", "neither"]
+Substrings = Literal["fixed", "buggy", "both", "neither"]
 _OPEN, _CLOSE = "([{", ")]}"
 _COMMENT = re.compile(r"\s(#|//).*$")
 
@@ -74,6 +79,29 @@ def judge(completion: str, fixed: str, buggy: str, residue: str = "") -> BugFixV
         if written == _key(side, count):
             return "fixed" if verdict == "fixed" else "buggy"
     return "neither"
+
+
+def find_substrings(completion: str, fixed: str, buggy: str) -> Substrings:
+    """Return which sides' texts are parts of the completion, character by character.
+
+    >>> find_substrings("  x = f(a);", "f(a, b)", "f(a)"), find_substrings("x = f(a, b)", "f(a, b)", "f(a")
+    ('buggy', 'both')
+    """
+    if fixed in completion:
+        return "both" if buggy in completion else "fixed"
+    return "buggy" if buggy in completion else "neither"
+
+
+def open_brackets(text: str) -> int:
+    r"""Return how many brackets a text leaves open, those in strings and comments aside.
+
+    >>> open_brackets("f(a, [b]"), open_brackets("g()\nf('(', {1: ("), open_brackets(")")
+    (1, 3, 0)
+    """
+    depth = 0
+    for line in text.split("\n"):
+        depth = _depth_after(line, depth)
+    return depth
 
 
 def _key(text: str, count: int) -> tuple[str, ...]:

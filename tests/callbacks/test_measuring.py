@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,9 +11,16 @@ import pytest
 import torch
 
 from hotfix.callbacks.measurement_cache import MeasurementCache
-from hotfix.callbacks.measuring import compare, estimate, measure_slice, metric_values
+from hotfix.callbacks.measuring import (
+    compare,
+    compare_groups,
+    estimate,
+    estimate_groups,
+    measure_slice,
+    metric_values,
+)
 from hotfix.data import HotfixDataModule
-from hotfix.metrics import ExampleMetric, PassAtK, Record, RecordMean, RecordRate
+from hotfix.metrics import ExampleMetric, PassAtK, Perplexity, Record, RecordMean, RecordRate, TokenMean
 from hotfix.metrics.base import Kind
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.report.statistics import compare_paired, mean_interval, rate_interval
@@ -68,6 +76,53 @@ def test_any_other_value_gets_the_interval_of_a_mean(metric: ExampleMetric) -> N
     metric.bind(len(records))
     values = metric_values(metric, records, CPU)
     assert estimate(metric, values, GROUPS) == mean_interval(values.value, GROUPS)
+
+
+SUMS: list[Record] = [{"nll": 0.37 * n + (3.7 * i) % 5, "tokens": 1 + i * i % 7} for i, n in enumerate(range(2, 24))]
+MODULES = [f"m{i // 2}" for i in range(22)]
+
+
+def test_tokens_weigh_alike_in_value_interval_and_test() -> None:
+    # An example of n tokens is what n examples of a token each, in its group, would be.
+    tokens = [
+        (r["nll"] / r["tokens"], group) for r, group in zip(SUMS, MODULES, strict=True) for _ in range(r["tokens"])
+    ]
+    metric = TokenMean("nll").bind(len(SUMS))
+    values = metric_values(metric, SUMS, CPU)
+    found, expected = estimate(metric, values, MODULES), mean_interval(*zip(*tokens, strict=True))
+    assert found[2:] == pytest.approx(expected[2:])
+    assert found.value == pytest.approx(metric.compute().item()) == pytest.approx(expected.value)
+    half = metric_values(metric, [{**r, "nll": r["nll"] / 2 + 0.1} for r in SUMS], CPU)
+    longer = [(value / 2 + 0.1 / n, group) for (value, group), n in zip(tokens, _lengths(), strict=True)]
+    by_token = compare_paired([v for v, _ in tokens], [v for v, _ in longer], [g for _, g in tokens], "real", "rule")
+    test = compare(metric, values, half, MODULES, "rule")
+    assert (test.test, test.p, test.effect) == (by_token.test, by_token.p, pytest.approx(by_token.effect))
+
+
+def _lengths() -> list[int]:
+    return [r["tokens"] for r in SUMS for _ in range(r["tokens"])]
+
+
+def test_perplexity_is_the_exp_of_the_mean_and_of_its_interval() -> None:
+    metric, plain = Perplexity("nll").bind(len(SUMS)), TokenMean("nll").bind(len(SUMS))
+    values = metric_values(metric, SUMS, CPU)
+    found, mean = (estimate(m, values, MODULES) for m in (metric, plain))
+    assert [found.value, found.low, found.high] == [math.exp(x) for x in (mean.value, mean.low, mean.high)]
+    assert found.value == pytest.approx(metric.compute().item(), rel=1e-12)
+
+
+def test_groups_are_reported_where_they_are_large_enough() -> None:
+    metrics: dict[str, ExampleMetric] = {"hit": RecordRate("hit").bind(6), "x": RecordMean("x").bind(6)}
+    examples = [Example(f"e{i}", group, None, i) for i, group in enumerate(GROUPS)]
+    groups = Slice("part", examples, metrics, "rule", least_group=2)
+    before: list[Record] = [{"hit": flags, "x": i / 7} for i, flags in enumerate(HITS)]
+    after: list[Record] = [{"hit": [True], "x": 0.5} for _ in HITS]
+    first, second = ({k: metric_values(m, r, CPU) for k, m in metrics.items()} for r in (before, after))
+    found = estimate_groups(groups, first)
+    assert list(found) == ["a", "d"]
+    assert found["a"] == {"hit": rate_interval([1, 1], [2, 1]), "x": mean_interval([0, 1 / 7])}
+    assert compare_groups(groups, first, second)["d"]["hit"] == compare_paired([0.5, 1.0], [1.0, 1.0], kind="rate")
+    assert compare_groups(groups._replace(least_group=None), first, second) == {}
 
 
 def test_the_kind_chooses_the_test() -> None:

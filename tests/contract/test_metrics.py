@@ -10,19 +10,29 @@ import pytest
 import torch
 from contract_seams import assert_complete
 
-from hotfix.metrics import ExampleMetric, PassAtK, RecordMean, RecordRate, VerdictRate
+from hotfix.metrics import (
+    ExampleMetric,
+    PassAtK,
+    Perplexity,
+    RecordMean,
+    RecordRate,
+    SubstringRate,
+    TokenMean,
+    VerdictRate,
+)
 
 Records = Sequence[Mapping[str, Any]]
 
 
 class Case(NamedTuple):
-    """A metric, records for it, what each record is worth in plain Python, and the range of the value."""
+    """A metric, records for it, what each record and all of them are worth in plain Python, and the value's range."""
 
     make: Callable[[], ExampleMetric]
     records: Records
     worth: Callable[[Mapping[str, Any]], float]
     low: float = 0.0
     high: float = 1.0
+    whole: Callable[[Records], float] | None = None
 
 
 def share(values: Sequence[bool]) -> float:
@@ -30,6 +40,14 @@ def share(values: Sequence[bool]) -> float:
 
 
 FLAGS = [[True, False], [False], [True, True, True], [False, True, False, True, True], [True], [False, False]]
+SUBSTRINGS = [["both", "fixed"], ["neither"], ["buggy", "both", "fixed"], ["buggy"]]
+TOKENS = [{"sum": x, "tokens": n} for x, n in ((0.5, 3), (6.0, 2), (1e-9, 1), (40.25, 20))]
+
+
+def per_token(records: Records) -> float:
+    return sum(r["sum"] for r in records) / sum(r["tokens"] for r in records)
+
+
 WORDS = {True: "fixed", False: "buggy"}
 CASES: Mapping[str, tuple[type[ExampleMetric], Case]] = {
     "rate": (RecordRate, Case(lambda: RecordRate("hit"), [{"hit": f} for f in FLAGS], lambda r: share(r["hit"]))),
@@ -49,6 +67,29 @@ CASES: Mapping[str, tuple[type[ExampleMetric], Case]] = {
             lambda: VerdictRate("buggy"),
             [{"verdicts": [WORDS[f] for f in flags]} for flags in FLAGS],
             lambda r: share([v == "buggy" for v in r["verdicts"]]),
+        ),
+    ),
+    "substring": (
+        SubstringRate,
+        Case(
+            lambda: SubstringRate("buggy"),
+            [{"substrings": found} for found in SUBSTRINGS],
+            lambda r: share([s in ("buggy", "both") for s in r["substrings"]]),
+        ),
+    ),
+    "tokens": (
+        TokenMean,
+        Case(lambda: TokenMean("sum"), TOKENS, lambda r: r["sum"] / r["tokens"], 0.0, math.inf, per_token),
+    ),
+    "perplexity": (
+        Perplexity,
+        Case(
+            lambda: Perplexity("sum"),
+            TOKENS,
+            lambda r: r["sum"] / r["tokens"],
+            1.0,
+            math.inf,
+            lambda records: math.exp(per_token(records)),
         ),
     ),
     "pass@1": (PassAtK, Case(lambda: PassAtK(1), [{"passed": f} for f in FLAGS], lambda r: share(r["passed"]))),
@@ -82,7 +123,8 @@ def test_class_equals_brute_force(case: Case) -> None:
     expected = [case.worth(record) for record in case.records]
     assert len(set(expected)) > 2
     assert metric.per_example().tolist() == pytest.approx(expected, abs=1e-12)
-    assert metric.compute().item() == pytest.approx(math.fsum(expected) / len(expected), abs=1e-12)
+    whole = case.whole(case.records) if case.whole else math.fsum(expected) / len(expected)
+    assert metric.compute().item() == pytest.approx(whole, abs=1e-12)
     assert metric.compute().dtype == torch.float64
 
 
@@ -107,7 +149,7 @@ def test_order_changes_nothing_and_reset_forgets(case: Case) -> None:
     assert torch.equal(metric.compute(), whole.compute())
     metric.reset()
     metric.update(0, case.records[0])
-    assert metric.compute().item() == pytest.approx(case.worth(case.records[0]))
+    assert metric.compute().item() == fed(case, [0]).compute().item() != whole.compute().item()
 
 
 @metrics

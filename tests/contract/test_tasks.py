@@ -34,12 +34,12 @@ class Case(NamedTuple):
 
 
 def _fixed(example: Example) -> str:
-    pair, encoded = example.payload
+    pair, encoded, _ = example.payload
     return f"{encoded.residue}{pair.fixed}\n"
 
 
 def _buggy(example: Example) -> str:
-    pair, encoded = example.payload
+    pair, encoded, _ = example.payload
     return f"{encoded.residue}{pair.buggy}\n"
 
 
@@ -56,6 +56,19 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
             _fixed,
             [_empty, _buggy, lambda e: "x" + _fixed(e)],
             "fixed_rate",
+        ),
+    ),
+    "bug_fix_of_the_paper": (
+        BugFix,
+        Case(
+            lambda: BugFix(
+                2, efficacy_examples=3, generalisation_examples=2, specificity_examples=2, protocol="paper", at="edit"
+            ),
+            "efficacy",
+            # A completion at the edit point goes on behind what both sides begin with.
+            lambda e: "anything, then " + e.payload[0].fixed + " and more\n",
+            [_empty, _buggy],
+            "fixed_substring_rate",
         ),
     ),
     "email_leak": (

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from hotfix.metrics import ExampleMetric, RecordMean, RecordRate, Tally, VerdictRate
+from hotfix.metrics import (
+    ExampleMetric,
+    Perplexity,
+    RecordMean,
+    RecordRate,
+    SubstringRate,
+    Tally,
+    TokenMean,
+    VerdictRate,
+)
 
 
 def filled(metric: ExampleMetric, records: Sequence[dict[str, Any]]) -> ExampleMetric:
@@ -60,3 +69,20 @@ def test_verdict_rate_counts_its_own_verdict(verdict: str, expected: float) -> N
 
 def test_kinds_choose_the_statistics() -> None:
     assert (RecordRate("x").kind, VerdictRate("fixed").kind, RecordMean("x").kind) == ("rate", "rate", "real")
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [("fixed", [2 / 3, 0.5]), ("buggy", [1 / 3, 0.5]), ("both", [1 / 3, 0]), ("neither", [1 / 3, 0])],
+)
+def test_a_completion_with_both_counts_for_each(side: str, expected: list[float]) -> None:
+    records = [{"substrings": ["both", "fixed", "neither"]}, {"substrings": ["buggy", "fixed"]}]
+    assert filled(SubstringRate(side), records).per_example().tolist() == pytest.approx(expected)
+
+
+def test_tokens_weigh_alike() -> None:
+    records = [{"nll": 6.0, "tokens": 2}, {"nll": 1.0, "tokens": 4}, {"nll": 0.0, "tokens": 0}]
+    assert filled(TokenMean("nll"), records).compute().item() == pytest.approx(7 / 6)
+    assert filled(Perplexity("nll"), records).compute().item() == pytest.approx(math.exp(7 / 6))
+    assert filled(Perplexity("nll"), records).per_example()[:2].tolist() == [3.0, 0.25]
+    assert math.isnan(filled(Perplexity("nll"), records[2:]).compute().item())

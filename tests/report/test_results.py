@@ -51,6 +51,23 @@ def test_written_file_has_the_layout_and_reads_back(tmp_path: Path) -> None:
     assert content["machine"]["accelerator"] == "none"
 
 
+def test_groups_stand_beside_what_they_are_part_of() -> None:
+    results = filled()
+    results.add_groups("ant", "all", "before", {"api": {"buggy_rate": Estimate(1.0, 1, 0.2, 1.0)}})
+    results.add_groups("ant", "all", "tests", {"api": {"buggy_rate": Comparison("exact McNemar", 1.0, 0.0)}})
+    part = results.to_dict()["tasks"]["ant"]["all"]
+    assert part["before"]["buggy_rate"]["value"] == 0
+    assert part["groups"] == {
+        "api": {
+            "before": {"buggy_rate": {"value": 1.0, "n": 1, "low": 0.2, "high": 1.0}},
+            "tests": {"buggy_rate": {"test": "exact McNemar", "p": 1.0, "effect": 0.0}},
+        }
+    }
+    assert "groups" not in filled().to_dict()["tasks"]["ant"]["all"]
+    with pytest.raises(ValueError, match="'later'"):
+        results.add_groups("ant", "all", "later", {})  # type: ignore[arg-type]
+
+
 def test_order_is_kept_where_it_means_something() -> None:
     content = filled().to_dict()
     assert list(content["tasks"]) == ["zebra", "ant"]

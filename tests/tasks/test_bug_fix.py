@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from hotfix.adapters import LoRA
 from hotfix.data import CodePair, PairFiles
+from hotfix.errors import ConfigError
+from hotfix.generation import SamplingConfig
 from hotfix.generation.stopping import Completion
 from hotfix.metrics import RecordRate
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
@@ -157,6 +160,134 @@ def test_a_statement_may_take_several_lines(
     [record] = task().observe(subject, part.name, list(enumerate(part.examples)), None)
     assert record["verdicts"] == [verdict] * 3
     assert "rest" not in record["completions"][0] or verdict == "neither"
+
+
+def one_pair(tmp_path: Path, **row: str) -> PairFiles:
+    (tmp_path / "one.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    return PairFiles(str(tmp_path / "one.jsonl"), tokenizer_name="tiny", retain=None, max_length=64, overlong="left")
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> list[dict[str, Any]]:
+    """Let the model write these texts one after the other, and note what it was asked."""
+    calls: list[dict[str, Any]] = []
+
+    def sample(_model: object, tokenizer: Any, prompts: list[list[int]], config: Any, **more: Any) -> Any:
+        calls.append({"prompts": [tokenizer.decode(p) for p in prompts], "config": config, **more})
+        return [[Completion(tokenizer(t)["input_ids"], 0.0, True) for t in texts] for _ in prompts]
+
+    monkeypatch.setattr("hotfix.tasks.bug_fix.sample", sample)
+    return calls
+
+
+def test_the_paper_s_settings_are_pinned() -> None:
+    assert task(protocol="paper", num_samples=None, max_new_tokens=None).sampling == SamplingConfig(
+        num_samples=10, temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=64, batch_size=32
+    )
+    assert BugFix().sampling == SamplingConfig(10, 1.0, 1.0, 0, 32, 32)
+    assert BugFix(protocol="paper", num_samples=3, top_p=0.95).sampling.num_samples == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "own"),
+    [("top_p", 1.0, 0.95), ("top_k", 0, 50), ("temperature", 0.0, 1), ("max_new_tokens", 32, 64)],
+)
+def test_the_paper_s_settings_are_fixed(name: str, value: float, own: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is {value}, but protocol: paper fixes it at {own}"):
+        BugFix(protocol="paper", **{name: value})  # type: ignore[arg-type]
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ConfigError, match="protocol is 'papr', expected one of hotfix, paper"):
+        BugFix(protocol="papr")  # type: ignore[arg-type]
+
+
+def test_the_paper_s_protocol_on_samples_worked_by_hand(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [f"line{i} = {i}" for i in range(40)]
+    data = one_pair(tmp_path, prefix="\n".join([*lines, "  "]), buggy="f(a)", fixed="f(a).g()")
+    texts = ["f(a).g()\nmore", "f(a)\n", "y\nf(a).g()", " f(a)", "x"]
+    calls = spied(monkeypatch, texts)
+    paper = task(protocol="paper", num_samples=None, max_new_tokens=None)
+    [part] = paper.slices(data, "test")
+    [record] = paper.observe(subject, part.name, list(enumerate(part.examples)), None)
+    # Thirty lines, uncut although the data set's longest side is 64 tokens, and nothing but the end of text ends it.
+    assert calls[0]["prompts"] == ["\n".join([*lines[-29:], "  "])]
+    assert (calls[0]["stop"], calls[0]["config"]) == (None, paper.sampling)
+    assert record["completions"] == texts
+    assert record["substrings"] == ["both", "buggy", "both", "buggy", "neither"]
+    assert record["verdicts"] == ["fixed", "buggy", "neither", "buggy", "neither"]
+    found = {}
+    for name, metric in part.metrics.items():
+        metric.update(0, record)
+        found[name] = metric.compute().item()
+    rates = ("fixed", "buggy", "both", "neither")
+    assert [found[f"{r}_substring_rate"] for r in rates] == [0.4, 0.8, 0.4, 0.2]
+    assert [found[f"{r}_rate"] for r in ("fixed", "buggy", "neither")] == [0.2, 0.4, 0.4]
+
+
+@pytest.mark.parametrize("protocol", ["hotfix", "paper"])
+def test_a_prompt_at_the_edit_ends_where_the_sides_part(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, protocol: Any
+) -> None:
+    data = one_pair(tmp_path, prefix="x = ", buggy="call(a, 1)", fixed="call(a, 2)")
+    calls = spied(monkeypatch, ["2)\n", "1)\n", "3)\n"])
+    edit = task(at="edit", protocol=protocol, max_new_tokens=None)
+    [part] = edit.slices(data, "test")
+    [record] = edit.observe(subject, part.name, list(enumerate(part.examples)), None)
+    assert calls[0]["prompts"] == ["x = call(a, "]
+    assert record["completions"] == ["call(a, 2)\n", "call(a, 1)\n", "call(a, 3)\n"]
+    assert record["verdicts"] == ["fixed", "buggy", "neither"]
+    assert record.get("substrings") == (["fixed", "buggy", "neither"] if protocol == "paper" else None)
+    # A bracket is open at the edit, so a line break doesn't end the statement.
+    if protocol == "hotfix":
+        assert [calls[0]["stop"](text) for text in ("2,\n", "2,\n3)\n")] == [False, True]
+
+
+def test_each_prompt_is_stopped_by_the_brackets_it_leaves_open_and_keeps_its_place(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [("f(a, 1)", "f(a, 2)"), ("b = 1", "b = 2"), ("g([1])", "g([2])"), ("h(1)", "h(2)")]
+    lines = [json.dumps({"prefix": f"p{i} ", "buggy": b, "fixed": f}) for i, (b, f) in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = PairFiles(str(tmp_path / "rows.jsonl"), tokenizer_name="tiny", retain=None)
+    calls = spied(monkeypatch, ["2"] * 3)
+    edit = task(at="edit")
+    [part] = edit.slices(data, "test")
+    records = edit.observe(subject, part.name, list(enumerate(part.examples)), None)
+    assert [(call["prompt_indices"], call["stop"].depth) for call in calls] == [([1], 0), ([0, 3], 1), ([2], 2)]
+    assert [r["completions"][0] for r in records] == ["f(a, 2", "b = 2", "g([2", "h(2"]
+
+
+def test_sampled_rates_at_the_edit_agree_with_the_exact_probability(subject: Subject, tmp_path: Path) -> None:
+    data = one_pair(tmp_path, prefix="x = ", buggy="a\n", fixed="b\n")
+    many = task(at="edit", num_samples=4000, max_new_tokens=2, batch_size=4000)
+    with torch.no_grad():
+        subject.model.get_output_embeddings().weight.mul_(12)  # type: ignore[operator]
+    [part] = many.slices(data, "test")
+    [record] = many.observe(subject, part.name, list(enumerate(part.examples)), None)
+    share = sum(text.startswith("b\n") for text in record["completions"]) / 4000
+    assert share == pytest.approx(record["p_fixed_at_edit"], abs=4 * math.sqrt(0.25 / 4000))
+
+
+def test_how_a_prompt_is_cut_is_part_of_the_cache_s_key(tmp_path: Path) -> None:
+    row = {"prefix": "long " * 30, "buggy": "a", "fixed": "b"}
+    first, second = (one_pair(tmp_path, **row) for _ in range(2))
+    second.max_length = 40
+    contents = [task().slices(data, "test")[0].examples[0].content for data in (first, second)]
+    assert contents[0] != contents[1]
+    assert json.loads(json.dumps(contents)) == contents
+
+
+def test_rules_of_enough_examples_are_reported_by_themselves(data: PairFiles) -> None:
+    for least in (None, 3, 10):
+        found = by_name(task(per_rule=least).slices(data, "test"))
+        assert [found[name].least_group for name in ("efficacy", "generalisation", "specificity")] == [
+            least,
+            least,
+            None,
+        ]
+    assert task(per_rule=3).settings() == task().settings()
 
 
 def test_unrelated_code_of_the_base_and_of_a_patched_model(data: PairFiles, subject: Subject) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hotfix.tasks.verdict import fold, judge, statements
+from hotfix.tasks.verdict import find_substrings, fold, judge, open_brackets, statements
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,34 @@ def test_the_residue_comes_first(completion: str, residue: str, verdict: str) ->
 def test_each_side_is_judged_as_itself_unless_only_a_comment_differs(fixed: str, buggy: str) -> None:
     assert judge(fixed, fixed, buggy) == "fixed"
     assert judge(buggy, fixed, buggy) == ("fixed" if "#" in buggy else "buggy")
+
+
+@pytest.mark.parametrize(
+    ("completion", "fixed", "buggy", "found"),
+    [
+        # One more argument in front: the bug is no part of the fix.
+        ("f(a, b);\n", "f(a, b);", "f(b);", "fixed"),
+        # Defect 8 of the published code: where the bug is a part of the fix, every fix counts as a bug, too.
+        ("if (a != null && b) {\n", "if (a != null && b) {", "(a != null", "both"),
+        ("x = f(a).g()", "x = f(a).g()", "x = f(a)", "both"),
+        ("x = f(a)", "x = f(a).g()", "x = f(a)", "buggy"),
+        # ... and the other way round.
+        ("return a and b", "return a", "return a and b", "both"),
+        ("return a or b", "return a", "return a and b", "fixed"),
+        # Anywhere, in any line, and both of them one after the other.
+        ("y = 1\nx += 2\n", "x += 2", "x -= 2", "fixed"),
+        ("x -= 2\nx += 2\n", "x += 2", "x -= 2", "both"),
+        # Neither stripped nor folded.
+        ("x +=  2\n", "x += 2", "x -= 2", "neither"),
+        ("", "x += 2", "x -= 2", "neither"),
+    ],
+)
+def test_substrings_are_counted_as_the_published_code_does(completion: str, fixed: str, buggy: str, found: str) -> None:
+    assert find_substrings(completion, fixed, buggy) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"), [("", 0), ("f(", 1), ("f(a)[", 1), ("))(", 1), ("f(\n  {", 2), ("f(')'", 1), ("x  # (", 0)]
+)
+def test_open_brackets(text: str, depth: int) -> None:
+    assert open_brackets(text) == depth
