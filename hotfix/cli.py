@@ -33,6 +33,8 @@ _QUIET = (
     ".*is_gradient_checkpointing.*",
     # Tasks measure with the validation pairs when `hotfix validate` asks for it.
     ".*but have no `val_dataloader`.*",
+    # Online hotfixing trains nothing.
+    ".*`LightningModule.configure_optimizers` returned `None`.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 

@@ -31,8 +31,8 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 6
-    assert {"configs/lora.yaml", "configs/recipe/full.yaml", SMOKE} == set(RECIPES)
+    assert len(CONFIGS) == 7
+    assert {"configs/lora.yaml", "configs/recipe/full.yaml", "configs/recipe/online.yaml", SMOKE} == set(RECIPES)
 
 
 @pytest.mark.parametrize("config", RECIPES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,10 +25,10 @@ from hotfix.callbacks.precision import widened
 from hotfix.callbacks.progress import task_progress
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.errors import ConfigError
+from hotfix.errors import ConfigError, DataError
 from hotfix.metrics.base import Record
 from hotfix.models.states import own_precision
-from hotfix.modules.finetune import FineTune
+from hotfix.modules import HotfixModule, Online
 from hotfix.tasks import Slice, Subject, Task
 from hotfix.types import Split
 
@@ -40,11 +40,24 @@ When = Literal["before", "after"]
 
 @dataclass
 class _Measured:
-    """A slice, what was recorded of it, and its metrics' values."""
+    """A slice, what was recorded of it, and its metrics' values.
+
+    Attributes:
+        part: as the base is measured.
+        after: as the hotfixed model is: the same examples, prompted as the hotfix would have it.
+        records: one an example.
+        values: of the metrics.
+    """
 
     part: Slice
+    after: Slice
     records: dict[When, list[Record]] = field(default_factory=dict)
     values: dict[When, dict[str, MetricValues]] = field(default_factory=dict)
+
+    @property
+    def same_prompts(self) -> bool:
+        """Whether nothing that the examples' measurement depends on differs."""
+        return [e.content for e in self.part.examples] == [e.content for e in self.after.examples]
 
 
 class Measure(Callback):
@@ -84,6 +97,9 @@ class Measure(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the base before it is touched; then a run that is killed has not lost it."""
         self._run(trainer, pl_module, "test", "before")
+        if isinstance(pl_module, Online):
+            # Nothing is trained, so there will be no end of training.
+            self._run(trainer, pl_module, "test", "after")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the patched model."""
@@ -108,11 +124,11 @@ class Measure(Callback):
         self._run(trainer, pl_module, split, "after")
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, split: Split, when: When) -> None:
-        assert isinstance(pl_module, FineTune)
+        assert isinstance(pl_module, HotfixModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         folder = RunFolder.of(trainer)
         if not self._measured:
-            self._measured = _plan(self.tasks, data, split)
+            self._measured = _plan(self.tasks, data, split, pl_module)
         policy = pl_module.policy
         training = [m for m in policy.modules() if m.training]
         policy.eval()
@@ -129,29 +145,34 @@ class Measure(Callback):
             self._close()
 
     def _run_task(
-        self, name: str, task: Task, pl_module: FineTune, folder: RunFolder, when: When, trainer: Trainer
+        self, name: str, task: Task, pl_module: HotfixModule, folder: RunFolder, when: When, trainer: Trainer
     ) -> None:
         slices = self._measured[name]
         share = sum(len(range(trainer.global_rank, len(m.part.examples), trainer.world_size)) for m in slices)
         with task_progress(f"{name} {when}", share, trainer) as progress:
             for measured in slices:
                 subject = Subject(pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress)
-                wide = torch.float32 if self._widens(measured.part) else None
+                if when == "after" and isinstance(pl_module, Online) and measured.same_prompts:
+                    log.info("%s/%s: the prompts are as before, and so is what is written", name, measured.part.name)
+                    measured.records[when] = measured.records["before"]
+                    progress(len(range(trainer.global_rank, len(measured.part.examples), trainer.world_size)))
+                    self._aggregate(name, measured, when, folder, pl_module.device)
+                    continue
+                part = measured.part if when == "before" else measured.after
+                wide = torch.float32 if self._widens(part) else None
                 with (
                     widened(pl_module.policy, wide),
                     own_precision(pl_module.policy),
                     _base_only(pl_module, when),
                 ):
-                    measured.records[when] = measure_slice(
-                        task,
-                        measured.part,
-                        subject,
-                        measured.records.get("before") if when == "after" else None,
-                        self._cache_of(pl_module, when, measured.part),
-                    )
+                    base = measured.records.get("before") if when == "after" else None
+                    cache = self._cache_of(pl_module, when, part)
+                    measured.records[when] = measure_slice(task, part, subject, base, cache)
                 self._aggregate(name, measured, when, folder, pl_module.device)
 
-    def _cache_of(self, pl_module: FineTune, when: When, part: Slice) -> tuple[MeasurementCache, dict[str, str]] | None:
+    def _cache_of(
+        self, pl_module: HotfixModule, when: When, part: Slice
+    ) -> tuple[MeasurementCache, dict[str, str]] | None:
         if self.cache is None or when == "after":
             return None
         precision = "float32" if self._widens(part) else str(next(pl_module.policy.parameters()).dtype)
@@ -184,12 +205,34 @@ class Measure(Callback):
             task.close()
 
 
-def _plan(tasks: dict[str, Task], data: HotfixDataModule, split: Split) -> dict[str, list[_Measured]]:
-    return {name: [_Measured(part) for part in task.slices(data, split)] for name, task in tasks.items()}
+def _plan(
+    tasks: dict[str, Task], data: HotfixDataModule, split: Split, pl_module: HotfixModule
+) -> dict[str, list[_Measured]]:
+    """Slices of all tasks; a hotfix of the prompt has its own pairs for the model after it."""
+    hotfixed = data.rewritten(pl_module.rewrite) if isinstance(pl_module, Online) else data
+    found: dict[str, list[_Measured]] = {}
+    for name, task in tasks.items():
+        before = task.slices(data, split)
+        after = before if hotfixed is data else task.slices(hotfixed, split)
+        _check_same(name, before, after)
+        found[name] = [_Measured(*parts) for parts in zip(before, after, strict=True)]
+    return found
+
+
+def _check_same(task: str, before: Sequence[Slice], after: Sequence[Slice]) -> None:
+    """Refuse a comment by which a pair counts as something else: before and after would not be of the same examples."""
+    names = [[f"{part.name}/{example.id}" for part in parts for example in part.examples] for parts in (before, after)]
+    if names[0] != names[1]:
+        odd = next(iter(sorted(set(names[0]) ^ set(names[1]))), "their order")
+        raise DataError(
+            f"with the comments, {task} no longer has the same examples; first, {odd} differs",
+            hint="an e-mail address stands shortly before the place; shorten model.init_args.template, or leave the "
+            "pair out",
+        )
 
 
 @contextmanager
-def _base_only(pl_module: FineTune, when: When) -> Iterator[None]:
+def _base_only(pl_module: HotfixModule, when: When) -> Iterator[None]:
     if when == "after":
         yield
         return

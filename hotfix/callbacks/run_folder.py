@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hotfix.atomic import atomic_write
 from hotfix.errors import HotfixError
-from hotfix.modules.finetune import FineTune
+from hotfix.modules.base import HotfixModule
 from hotfix.patches import save_patch
 from hotfix.report.results import Results, collect_versions, write_records
 from hotfix.report.tables import before_after_table, render
@@ -145,7 +145,7 @@ class RunFolder(Callback):
             return
         root = Path(trainer.default_root_dir)
         results = self.results.to_dict()
-        if with_patch and isinstance(pl_module, FineTune):
+        if with_patch and isinstance(pl_module, HotfixModule):
             patch = pl_module.make_patch(
                 config_digest=_digest(self.config),
                 data_digest=data_digest(trainer),

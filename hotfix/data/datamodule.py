@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Callable
+from copy import copy
 from functools import cached_property
-from typing import cast
+from typing import Self, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -95,6 +97,12 @@ class HotfixDataModule(LightningDataModule):
     def encoded(self, split: Split) -> list[EncodedPair]:
         """Return the pairs of a split as tokens."""
         return [self.encoder(pair) for pair in self.pairs(split)]
+
+    def rewritten(self, rewrite: Callable[[CodePair], CodePair]) -> Self:
+        """Return the same data with every pair rewritten; nothing is read again."""
+        view = copy(self)
+        view._pairs = {split: [rewrite(pair) for pair in self.pairs(split)] for split in SPLITS}
+        return view
 
     def retain_texts(self, split: Split, count: int) -> list[RetainText]:
         """Return up to `count` retain texts of a split."""

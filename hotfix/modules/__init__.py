@@ -2,5 +2,6 @@
 
 from hotfix.modules.base import HotfixModule
 from hotfix.modules.finetune import FineTune
+from hotfix.modules.online import Online
 
-__all__ = ["FineTune", "HotfixModule"]
+__all__ = ["FineTune", "HotfixModule", "Online"]

@@ -11,11 +11,12 @@ from hotfix.atomic import atomic_folder, recover
 from hotfix.errors import PatchError
 from hotfix.patches.adapter_patch import AdapterPatch
 from hotfix.patches.base import Patch, Provenance
+from hotfix.patches.prompt_patch import PromptPatch
 from hotfix.report.results import to_json
 
 __all__ = ["load_patch", "save_patch"]
 
-_KINDS: Mapping[str, Callable[[Provenance, Path], Patch]] = {"adapter": AdapterPatch}
+_KINDS: Mapping[str, Callable[[Provenance, Path], Patch]] = {"adapter": AdapterPatch, "prompt": PromptPatch}
 _FILE = "patch.json"
 
 
