@@ -18,7 +18,7 @@ from hotfix.losses import LossTerm, ModelPasses, Objective
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.types import Side, TokenScope
 
-__all__ = ["Bench", "Token", "assert_same", "gradients"]
+__all__ = ["Bench", "Token", "assert_same", "gradients", "log_ratio", "mean_nll"]
 
 _SIDES = (
     ("import yaml\n\ncfg = yaml.", "load(f)", "safe_load(f)", "\nprint(cfg)"),
@@ -39,6 +39,14 @@ class Token(NamedTuple):
     token: int
     edited: bool
     example: int
+
+    @property
+    def log_p(self) -> Tensor:
+        return self.logits.log_softmax(-1)[self.token]
+
+    @property
+    def base_log_p(self) -> Tensor:
+        return self.reference.log_softmax(-1)[self.token]
 
 
 class Bench:
@@ -84,6 +92,11 @@ class Bench:
             ]
         return found
 
+    def sequences(self, side: Side, scope: TokenScope) -> list[list[Token]]:
+        """The same, a list for each pair."""
+        tokens = self.tokens(side, scope)
+        return [[t for t in tokens if t.example == example] for example in range(len(self.pairs))]
+
     def _texts(self, side: Side) -> list[tuple[list[int], list[bool]]]:
         if side == "retain":
             return [(ids, [False] * len(ids)) for ids in self.retain]
@@ -108,6 +121,14 @@ def assert_same(term: LossTerm | Objective, expected: Tensor, bench: Bench, batc
     found, wanted = gradients(value, bench.trained()), gradients(expected, bench.trained())
     assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def log_ratio(sequence: Sequence[Token]) -> Tensor:
+    return torch.stack([t.log_p - t.base_log_p for t in sequence]).sum()
+
+
+def mean_nll(sequence: Sequence[Token]) -> Tensor:
+    return -torch.stack([t.log_p for t in sequence]).mean()
 
 
 def _code_pairs() -> list[CodePair]:

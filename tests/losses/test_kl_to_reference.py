@@ -10,7 +10,7 @@ from torch import Tensor
 from hotfix.data.packing import Layout
 from hotfix.errors import ConfigError
 from hotfix.losses import NLL, KLToReference
-from hotfix.types import Side, TokenScope
+from hotfix.types import SCOPES, SIDES, Side, TokenScope
 
 
 def kl(token: Token) -> Tensor:
@@ -30,6 +30,22 @@ def test_equals_one_row_at_a_time(
     factors = sides or {"fixed": 0.1, "retain": 1.0}
     means = [f * torch.stack([kl(t) for t in bench.tokens(side, scope)]).mean() for side, f in factors.items()]
     assert_same(KLToReference(sides, scope), torch.stack(means).sum(), bench, bench.batch(layout=layout))
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize(("side", "scope"), [(s, c) for s in SIDES for c in SCOPES if (s, c) != ("retain", "edited")])
+def test_reverse_equals_one_row_at_a_time(bench: Bench, side: Side, scope: TokenScope, layout: Layout) -> None:
+    tokens = bench.tokens(side, scope)
+    terms = [(t.logits.softmax(-1) * (t.logits.log_softmax(-1) - t.reference.log_softmax(-1))).sum() for t in tokens]
+    term = KLToReference({side: 1.0}, scope, direction="reverse")
+    assert_same(term, torch.stack(terms).mean(), bench, bench.batch(layout=layout))
+
+
+def test_the_directions_differ_and_forward_is_the_default() -> None:
+    bench = Bench(moved=0.5)
+    values = [KLToReference({"fixed": 1.0}, "all", direction=d)(bench.passes()) for d in ("forward", "reverse")]
+    assert torch.equal(KLToReference({"fixed": 1.0}, "all")(bench.passes()), values[0])
+    assert abs(values[0] - values[1]) > 1e-4
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 20])
