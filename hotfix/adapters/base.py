@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import ClassVar, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from hotfix.data.encode import EncodedPair
 from hotfix.errors import ConfigError
+from hotfix.models.quantised import Bits
 
 __all__ = ["Adapter", "PeftAdapter"]
 
@@ -19,7 +22,18 @@ class Adapter(ABC):
     """Puts trainable weights on a frozen model.
 
     Invariant: inside `reference(model)`, the model's output is the base model's, bit for bit, at any time in training.
+
+    Attributes:
+        learning_rate: of AdamW at its peak, where the configuration says none.
+        bits: how the base is to be loaded, quantised to so many bits a weight; None as it is.
+        float32: whether the base has to be held in float32.
+        checkpointing: whether it works with gradient checkpointing.
     """
+
+    learning_rate: ClassVar[float] = 1e-3
+    bits: Bits | None = None
+    float32: ClassVar[bool] = False
+    checkpointing: ClassVar[bool] = True
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> nn.Module:
@@ -27,6 +41,17 @@ class Adapter(ABC):
 
         Raises:
             ConfigError: a setting doesn't fit this model.
+        """
+
+    def start_from(  # noqa: B027  most adapters need not look
+        self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]
+    ) -> None:
+        """Set the trainable weights' start from the training rows: once, before the first step.
+
+        Args:
+            model: as `attach` returned it.
+            pairs: training pairs.
+            retain: token ids of retain texts.
         """
 
     @abstractmethod

@@ -142,7 +142,7 @@ class ModelPasses:
 
     def _policy(self, side: Side) -> Tensor:
         rows = self._rows(side)
-        if self._base is None or rows is None:
+        if self._base is None or self._base.first is None or rows is None:
             return self._states(side)
         kind = _trunk(side)
         entering = self._base.entering(kind, self._batch.places[kind])

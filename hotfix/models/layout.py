@@ -50,11 +50,8 @@ def find_blocks(decoder: nn.Module) -> BlockList:
 
 
 def lowest_trained_block(decoder: nn.Module) -> int:
-    """Return the index of the first block with a trained weight; 0 where weights outside the blocks train as well."""
+    """Return the index of the first block with a trained weight; the number of blocks where none has one."""
     blocks = find_blocks(decoder).blocks
-    inside = {id(p) for block in blocks for p in block.parameters()}
-    if any(p.requires_grad and id(p) not in inside for p in decoder.parameters()):
-        return 0
     trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
     return next(trained, len(blocks))
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from hotfix.errors import ModelError
 from hotfix.models.packaged import DEFAULT_MODEL, packaged_model
+from hotfix.models.quantised import Bits, load_quantised, reload_quantised
 from hotfix.models.tiny import TINY_MODEL, tiny_model, tiny_tokenizer
 
 __all__ = ["Dtype", "choose_dtype", "load_causal_lm", "load_tokenizer"]
@@ -32,23 +33,32 @@ def choose_dtype(dtype: Dtype = "auto") -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def load_causal_lm(name: str, dtype: Dtype = "auto") -> PreTrainedModel:
+def load_causal_lm(
+    name: str, dtype: Dtype = "auto", bits: Bits | None = None, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
     """Load a decoder-only language model for evaluation.
 
     Args:
         name: `smollm2-135m` (packaged, downloaded on first use), `tiny` (random, for tests), a folder, or a hub id.
         dtype: of its weights.
+        bits: 4 or 8 quantises its linear layers; None leaves them.
+        device: where it is put.
 
     Raises:
+        ConfigError: `bits` without the library for it.
         ModelError: there is no such model, or it isn't a causal language model.
     """
+    kind, place = choose_dtype(dtype), torch.device(device)
     if name == TINY_MODEL:
         tiny = tiny_model()
-        cast("nn.Module", tiny).to(choose_dtype(dtype))
-        return tiny
+        cast("nn.Module", tiny).to(place, kind)
+        return reload_quantised(tiny, bits, place) if bits else tiny
+    if bits:
+        return _load(name, load_quantised, bits=bits, dtype=kind, device=place)
     # The attention is transformers' choice: sdpa where the architecture has it, eager where not (CodeGen, GPT-J).
-    model: PreTrainedModel = _load(name, AutoModelForCausalLM.from_pretrained, dtype=choose_dtype(dtype))
+    model: PreTrainedModel = _load(name, AutoModelForCausalLM.from_pretrained, dtype=kind)
     model.eval()
+    cast("nn.Module", model).to(place)
     return model
 
 
@@ -66,7 +76,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load(name: str, load: Callable[..., _T], **options: Any) -> _T:  # noqa: ANN401  passed on to from_pretrained
+def _load(name: str, load: Callable[..., _T], **options: Any) -> _T:  # noqa: ANN401  passed on to the loader
     place = packaged_model() if name == DEFAULT_MODEL else name
     try:
         return load(place, **options)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+import torch.nn.functional as F
+from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,7 +20,29 @@ from hotfix.errors import ModelError
 from hotfix.models.layout import upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 
-__all__ = ["check_halves", "head_logits", "hidden_states", "own_precision", "plain_model", "upper_states"]
+__all__ = [
+    "check_halves",
+    "head_logits",
+    "hidden_states",
+    "own_precision",
+    "plain_model",
+    "prefix_length",
+    "upper_states",
+]
+
+
+def prefix_length(model: nn.Module) -> int:
+    """Return how many learnt keys and values stand before each row: 0 without prefix tuning, or with it switched off.
+
+    Raises:
+        ModelError: the adapter puts something else before the rows.
+    """
+    if not isinstance(model, PeftModel) or model._adapters_disabled or not model.active_peft_config.is_prompt_learning:
+        return 0
+    config = model.active_peft_config
+    if config.peft_type != PeftType.PREFIX_TUNING:
+        raise ModelError(f"hotfix can't compute with {config.peft_type.value}; use hotfix.adapters.PrefixTuning")
+    return int(config.num_virtual_tokens)
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
@@ -33,25 +55,16 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 
 def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
     """Return the decoder's last hidden states, behind the final norm, [B, T, D]."""
-    inner = plain_model(model)
-    with own_precision(inner):
+    with own_precision(model):
         if not (rows.branch == 2).any():
-            return _one_branch(inner, rows)
-        return _both_branches(inner, rows) if _takes_branches(inner, rows) else _branch_by_branch(inner, rows)
+            return _one_branch(model, rows)
+        return _both_branches(model, rows) if _takes_branches(model, rows) else _branch_by_branch(model, rows)
 
 
 def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int) -> Tensor:
     """Return the last hidden states from what enters block `first`: [B, T, D] -> [B, T, D]."""
-    inner = plain_model(model)
-    decoder = inner.get_decoder()
-    with own_precision(inner), upper_blocks(decoder, first):
-        output = decoder(
-            inputs_embeds=entering,
-            position_ids=rows.position_ids,
-            attention_mask=_readable(inner, rows.attention_mask()),
-            use_cache=False,
-        )
-    return cast("Tensor", output.last_hidden_state)
+    with own_precision(model), upper_blocks(plain_model(model).get_decoder(), first):
+        return _masked(model, rows, inputs_embeds=entering)
 
 
 def head_logits(model: nn.Module, states: Tensor) -> Tensor:
@@ -85,8 +98,8 @@ def check_halves(model: nn.Module) -> None:
     limit = 1e-3 if inner.dtype == torch.float32 else 0.05
     for ending in (1, 2):
         own = (branch[0] == 0) | (branch[0] == ending)
-        with own_precision(inner):
-            expected = inner(input_ids=ids[:, own], use_cache=False).logits[0].float()
+        with own_precision(model):
+            expected = model(input_ids=ids[:, own], use_cache=False).logits[0].float()
         worst = (got[own] - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         if not worst <= limit:
             raise ModelError(
@@ -95,19 +108,36 @@ def check_halves(model: nn.Module) -> None:
             )
 
 
-def _one_branch(inner: PreTrainedModel, rows: TokenRows) -> Tensor:
+def _one_branch(model: nn.Module, rows: TokenRows) -> Tensor:
     """Rows that are padded on the right and nothing else need no mask of ours, so any architecture takes them."""
-    mask = (rows.branch != PADDING).long()
-    output = inner.get_decoder()(input_ids=rows.input_ids, attention_mask=mask, use_cache=False)
+    mask = F.pad((rows.branch != PADDING).long(), (prefix_length(model), 0), value=1)
+    decoder = plain_model(model).get_decoder()
+    output = decoder(input_ids=rows.input_ids, attention_mask=mask, **_prefix(model, len(mask)))
     return cast("Tensor", output.last_hidden_state)
 
 
-def _both_branches(inner: PreTrainedModel, rows: TokenRows) -> Tensor:
-    mask = _readable(inner, rows.attention_mask())
+def _both_branches(model: nn.Module, rows: TokenRows) -> Tensor:
+    return _masked(model, rows, input_ids=rows.input_ids)
+
+
+def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
+    """Run the decoder with positions and mask of our own."""
+    inner, prefix = plain_model(model), prefix_length(model)
+    mask = F.pad(rows.attention_mask(), (prefix, 0), value=True)
     output = inner.get_decoder()(
-        input_ids=rows.input_ids, position_ids=rows.position_ids, attention_mask=mask, use_cache=False
+        **tokens,
+        position_ids=rows.position_ids + prefix,
+        attention_mask=_readable(inner, mask),
+        **_prefix(model, len(mask)),
     )
     return cast("Tensor", output.last_hidden_state)
+
+
+def _prefix(model: nn.Module, count: int) -> dict[str, Any]:
+    """Options that put learnt keys and values before `count` rows; made anew for each pass, which appends to them."""
+    if not prefix_length(model):
+        return {"use_cache": False}
+    return {"use_cache": True, "past_key_values": cast("PeftModel", model).get_prompt(count)}
 
 
 def _readable(inner: PreTrainedModel, mask: Tensor) -> Tensor:
@@ -118,21 +148,22 @@ def _readable(inner: PreTrainedModel, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=inner.dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
-def _branch_by_branch(inner: PreTrainedModel, rows: TokenRows) -> Tensor:
+def _branch_by_branch(model: nn.Module, rows: TokenRows) -> Tensor:
     """Run each branch in rows of its own and put the states back where its tokens are."""
     found = []
     for branch in (1, 2):
         keep = (rows.branch == 0) | (rows.branch == branch)
         order = (~keep).long().argsort(dim=1, stable=True)
         kinds = torch.where(keep, 0, PADDING).gather(1, order)
-        states = _one_branch(inner, TokenRows(rows.input_ids.gather(1, order), rows.position_ids, kinds))
+        states = _one_branch(model, TokenRows(rows.input_ids.gather(1, order), rows.position_ids, kinds))
         back = order.argsort(dim=1)[:, :, None]  # [B, T, 1]
         found.append(states.gather(1, back.expand_as(states)))
     return torch.where((rows.branch == 2)[:, :, None], found[1], found[0])
 
 
-def _takes_branches(inner: PreTrainedModel, rows: TokenRows) -> bool:
+def _takes_branches(model: nn.Module, rows: TokenRows) -> bool:
     """Whether positions and mask alone say what a token sees: no recurrence, no ALiBi, no window within the row."""
+    inner, width = plain_model(model), rows.branch.shape[1] + prefix_length(model)
     config = inner.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
@@ -140,7 +171,7 @@ def _takes_branches(inner: PreTrainedModel, rows: TokenRows) -> bool:
         "position_ids" in inspect.signature(inner.get_decoder().forward).parameters
         and not getattr(config, "alibi", False)
         and not kinds
-        and all(rows.branch.shape[1] <= window for window in windows if window)
+        and all(width <= window for window in windows if window)
     )
 
 
@@ -152,7 +183,8 @@ def own_precision(model: nn.Module) -> Iterator[None]:
         yield
         return
     # peft would widen every layer's input to float32, and autocast narrow it again: two copies a layer.
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    # Layers that cast nothing (IA3's) have no such switch.
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "cast_input_dtype_enabled")]
     before = [layer.cast_input_dtype_enabled for layer in layers]
     for layer in layers:
         layer.cast_input_dtype_enabled = False

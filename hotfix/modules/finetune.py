@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from hotfix.adapters import Adapter, LoRA
+from hotfix.adapters import Adapter, FullFineTuning, LoRA
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
 from hotfix.errors import ConfigError, PatchError
 from hotfix.losses import ModelPasses, Objective
 from hotfix.losses.base_states import BaseStates
+from hotfix.losses.drift import low_rank_drift
 from hotfix.models.fingerprint import fingerprint
+from hotfix.models.layout import find_blocks
 from hotfix.models.loading import Dtype, load_causal_lm
-from hotfix.models.states import check_halves
+from hotfix.models.states import check_halves, plain_model
 from hotfix.modules.base import HotfixModule
-from hotfix.patches import AdapterPatch, Provenance, load_patch
+from hotfix.patches import AdapterPatch, Patch, Provenance, WeightDelta, load_patch
 
 __all__ = ["FineTune", "linear_schedule"]
 
@@ -35,12 +39,13 @@ class FineTune(HotfixModule):
         adapter: which weights train; LoRA on all linear layers if not given.
         model_name: `smollm2-135m`, a local folder or a Hugging Face id.
         dtype: of the frozen base; `auto` is bfloat16 where the hardware multiplies it. Adapters are float32.
-        learning_rate: of AdamW, at its peak.
+        learning_rate: of AdamW, at its peak; null for the adapter's own.
         warmup_steps: optimizer steps of linear rise from zero; after them it falls linearly to zero.
         weight_decay: of AdamW.
         cache_base: MiB that the frozen base's hidden states of the training rows may take; they are computed once, and
             steps run only the blocks from the lowest adapted one on. 0 computes everything anew in each step.
         patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
+        gradient_checkpointing: compute each block anew for its gradient: less memory, a third more time.
     """
 
     def __init__(
@@ -49,50 +54,55 @@ class FineTune(HotfixModule):
         adapter: Adapter | None = None,
         model_name: str = "smollm2-135m",
         dtype: Dtype = "auto",
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = None,
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
         cache_base: int = 2048,
         patch: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise ConfigError(f"model.init_args.learning_rate is {learning_rate}, expected more than 0")
         self.objective = objective
         self.adapter = adapter or LoRA()
+        self.learning_rate = self.adapter.learning_rate if learning_rate is None else learning_rate
+        _check_settings(self.adapter, self.learning_rate, dtype, gradient_checkpointing)
         self.model_name = model_name
-        self.dtype_name: Dtype = dtype
-        self.learning_rate = learning_rate
+        self.dtype_name: Dtype = "float32" if self.adapter.float32 else dtype
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
         self.cache_base = cache_base
         self.patch_folder = patch
+        self.gradient_checkpointing = gradient_checkpointing
         # Checkpoints hold the trained weights only; the frozen base is named and checked by its fingerprint.
         self.strict_loading = False
         self._base_states: BaseStates | None = None
+        self._patch: Patch | None = None
         self._rng: Tensor | None = None
 
     def configure_model(self) -> None:
         """Load the base and put the adapter on; Lightning calls it once a process, before anything runs."""
         if self.model is not None:
             return
-        base = load_causal_lm(self.model_name, self.dtype_name)
-        cast("nn.Module", base).to(self.device)
+        patch = None if self.patch_folder is None else load_patch(Path(self.patch_folder))
+        bits = self.adapter.bits if patch is None else patch.provenance.base_bits
+        base = load_causal_lm(self.model_name, self.dtype_name, bits, self._device_of_run())
         self._check_context(base)
         self.base_fingerprint = fingerprint(base)
         check_halves(base)
-        if self.patch_folder is not None:
-            self.model = load_patch(Path(self.patch_folder)).apply(base)
+        if patch is not None:
+            self.model, self._patch = patch.apply(base), patch
         else:
             # The adapter's first weights must not depend on what else drew random numbers before.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed())
                 self.model = self.adapter.attach(base)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.eval()
 
     def reference(self) -> AbstractContextManager[None]:
         """Context in which the model is the frozen base."""
-        return self.adapter.reference(self.policy)
+        return self._reference_of(self.policy)
 
     def on_train_end(self) -> None:
         """Free them."""
@@ -101,7 +111,7 @@ class FineTune(HotfixModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted sum; log every unweighted term."""
         self._train_mode()
-        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference, self._base_states))
+        values = self.objective(self._passes(batch, self._base_states))
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in values.items()},
             prog_bar=True,
@@ -112,7 +122,7 @@ class FineTune(HotfixModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log every unweighted term on unseen pairs."""
-        values = self.objective(ModelPasses(self.policy, batch, self.adapter.reference))
+        values = self.objective(self._passes(batch))
         self.log_dict(
             {f"val/{name}": value for name, value in values.items()},
             batch_size=max(1, len(batch.keys)),
@@ -122,7 +132,7 @@ class FineTune(HotfixModule):
     test_step = validation_step
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own type is a union of ten
-        """AdamW on the adapter, linear rise and fall of the learning rate."""
+        """AdamW on what trains, linear rise and fall of the learning rate."""
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
@@ -149,6 +159,9 @@ class FineTune(HotfixModule):
 
     def on_train_start(self) -> None:
         """Let the base see the training rows; go on from where the checkpoint was taken."""
+        loader = self.trainer.train_dataloader
+        if self._rng is None and isinstance(loader, PairLoader):
+            self.adapter.start_from(self.policy, loader.pairs, loader.retain)
         self._base_states = self._compute_base_states()
         if self._rng is not None:
             # Lightning moves the loader to its place while it sets it up. Counting the steps for the schedule did that
@@ -157,15 +170,29 @@ class FineTune(HotfixModule):
             torch.set_rng_state(self._rng)
             self._rng = None
 
-    def make_patch(self, **provenance: Any) -> AdapterPatch:  # noqa: ANN401  fields of Provenance
-        """Return the adapter as a patch."""
+    def make_patch(self, **provenance: Any) -> Patch:  # noqa: ANN401  fields of Provenance
+        """Return what was trained as a patch."""
         described = Provenance(
             method=f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}",
             base_model=self.model_name,
             base_fingerprint=self.base_fingerprint,
+            base_bits=self.adapter.bits,
             **provenance,
         )
-        return AdapterPatch(described, model=cast("Any", self.policy))
+        if isinstance(self.policy, PeftModel):
+            return AdapterPatch(described, model=self.policy)
+        return WeightDelta(described, changes={n: p for n, p in self.policy.named_parameters() if p.requires_grad})
+
+    def _reference_of(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self.adapter.reference(model) if self._patch is None else self._patch.reference(model)
+
+    def _passes(self, batch: Batch, base: BaseStates | None = None) -> ModelPasses:
+        drift = self.adapter.squared_drift if isinstance(self.adapter, FullFineTuning) else low_rank_drift
+        return ModelPasses(self.policy, batch, self._reference_of, base, drift)
+
+    def _device_of_run(self) -> torch.device:
+        """Where the trainer will move the model: a quantised one can't be moved any more."""
+        return self.device if self._trainer is None else self._trainer.strategy.root_device
 
     def _compute_base_states(self) -> BaseStates | None:
         """Let the frozen base see every training row once, if the rows are known and few enough."""
@@ -187,8 +214,14 @@ class FineTune(HotfixModule):
         """Dropout on in the adapter only: the frozen base has to be the same function as in the reference pass."""
         self.policy.eval()
         for module in self.policy.modules():
-            if any(p.requires_grad for p in module.parameters(recurse=False)) or isinstance(module, nn.Dropout):
-                module.train()
+            own = any(p.requires_grad for p in module.parameters(recurse=False))
+            in_adapter = [m for m in module.modules() if m is not module] if isinstance(module, BaseTunerLayer) else []
+            for part in [module] * own + [m for m in in_adapter if isinstance(m, nn.Dropout)]:
+                part.training = True
+        if self.gradient_checkpointing:
+            # Blocks compute anew in training only; what is in them keeps its own mode.
+            for block in find_blocks(plain_model(self.policy).get_decoder()).blocks:
+                block.training = True
 
     def _with_gradient(self, loss: Tensor) -> Tensor:
         """Tie a loss of nothing (no token of the micro-batch is in scope) to the weights: all processes go backward."""
@@ -198,6 +231,23 @@ class FineTune(HotfixModule):
 
     def _seed(self) -> int:
         return torch.initial_seed() % 2**32
+
+
+def _check_settings(adapter: Adapter, learning_rate: float, dtype: Dtype, gradient_checkpointing: bool) -> None:
+    """Refuse what can't work together before anything is loaded."""
+    kind = type(adapter).__name__
+    if learning_rate <= 0:
+        raise ConfigError(f"model.init_args.learning_rate is {learning_rate}, expected more than 0")
+    if adapter.float32 and dtype not in ("auto", "float32"):
+        raise ConfigError(
+            f"model.init_args.dtype is {dtype}, but {kind} trains the base's own weights, whose steps {dtype} can't "
+            "tell apart; say auto, and --trainer.precision bf16-mixed for the speed"
+        )
+    if gradient_checkpointing and not adapter.checkpointing:
+        raise ConfigError(
+            f"model.init_args.gradient_checkpointing is on, but it drops the keys and values that {kind} puts before "
+            "the rows; turn it off, or choose another adapter"
+        )
 
 
 def linear_schedule(step: int, warmup: int, total: int) -> float:

@@ -4,5 +4,6 @@ from hotfix.patches.adapter_patch import AdapterPatch
 from hotfix.patches.base import Patch, Provenance
 from hotfix.patches.prompt_patch import PromptPatch
 from hotfix.patches.store import load_patch, save_patch
+from hotfix.patches.weight_delta import LowRank, WeightDelta
 
-__all__ = ["AdapterPatch", "Patch", "PromptPatch", "Provenance", "load_patch", "save_patch"]
+__all__ = ["AdapterPatch", "LowRank", "Patch", "PromptPatch", "Provenance", "WeightDelta", "load_patch", "save_patch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -11,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hotfix.errors import PatchError
-from hotfix.models.fingerprint import fingerprint
-from hotfix.patches.base import Patch, Provenance
+from hotfix.patches.base import Patch, Provenance, check_base
 
-__all__ = ["AdapterPatch", "check_base"]
+__all__ = ["AdapterPatch"]
 
 
 class AdapterPatch(Patch):
@@ -47,7 +47,29 @@ class AdapterPatch(Patch):
         """Take the adapter's layers out."""
         if not isinstance(model, PeftModel):
             raise PatchError(f"{type(model).__name__} has no adapter on")
-        return cast("nn.Module", model.unload())
+        # A prefix is in no layer, so there is nothing to take out.
+        return (
+            model.get_base_model() if model.active_peft_config.is_prompt_learning else cast("nn.Module", model.unload())
+        )
+
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Switch the adapter off."""
+        return cast("AbstractContextManager[None]", cast("PeftModel", model).disable_adapter())
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Return the model with the adapter folded into its weights; it can't be taken off again.
+
+        Raises:
+            PatchError: the adapter has no place in the base's weights.
+        """
+        if getattr(model, "is_quantized", False):
+            raise PatchError("a quantised base can't take an adapter in; keep the adapter beside it")
+        patched = self.apply(model)
+        if patched.active_peft_config.is_prompt_learning:
+            raise PatchError(
+                "prefix tuning adds keys and values, which no weight can hold; keep the prefix beside the base"
+            )
+        return cast("nn.Module", patched.merge_and_unload())
 
     def save(self, folder: Path) -> None:
         """Write peft's files."""
@@ -60,20 +82,6 @@ class AdapterPatch(Patch):
         card = folder / "README.md"
         if card.exists():
             card.write_text(_without_paths(card.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def check_base(provenance: Provenance, model: nn.Module) -> None:
-    """Refuse a model that the patch was not made for.
-
-    Raises:
-        PatchError: the fingerprints differ.
-    """
-    found = fingerprint(model)
-    if found != provenance.base_fingerprint:
-        raise PatchError(
-            f"the patch was made for {provenance.base_model} (weights {provenance.base_fingerprint[:12]}), but this "
-            f"model's weights are {found[:12]}; load that base model, or fit the patch again on this one"
-        )
 
 
 def _without_paths(card: str) -> str:

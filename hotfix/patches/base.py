@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-__all__ = ["Patch", "Provenance"]
+from hotfix.errors import PatchError
+from hotfix.models.fingerprint import fingerprint
+from hotfix.models.quantised import Bits
+
+__all__ = ["Patch", "Provenance", "check_base"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Provenance:
         data_digest: of the pairs it was made from.
         versions: of the libraries.
         results: measured before and after, as in results.json.
+        base_bits: what the base has to be quantised to; None leaves it as it is.
     """
 
     method: str
@@ -33,6 +39,7 @@ class Provenance:
     data_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    base_bits: Bits | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -59,6 +66,26 @@ class Patch(ABC):
     def revert(self, model: nn.Module) -> nn.Module:
         """Return the base model."""
 
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which a model that has the patch on is the base; one without weights changes nothing."""
+        return nullcontext()
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights and their description into an empty folder."""
+
+
+def check_base(provenance: Provenance, model: nn.Module) -> None:
+    """Refuse a model that the patch was not made for.
+
+    Raises:
+        PatchError: the fingerprints differ.
+    """
+    found = fingerprint(model)
+    if found != provenance.base_fingerprint:
+        quantised = f" in {provenance.base_bits} bits" if provenance.base_bits else ""
+        raise PatchError(
+            f"the patch was made for {provenance.base_model}{quantised} (weights "
+            f"{provenance.base_fingerprint[:12]}), but this "
+            f"model's weights are {found[:12]}; load that base model, or fit the patch again on this one"
+        )

@@ -12,11 +12,16 @@ from hotfix.errors import PatchError
 from hotfix.patches.adapter_patch import AdapterPatch
 from hotfix.patches.base import Patch, Provenance
 from hotfix.patches.prompt_patch import PromptPatch
+from hotfix.patches.weight_delta import WeightDelta
 from hotfix.report.results import to_json
 
 __all__ = ["load_patch", "save_patch"]
 
-_KINDS: Mapping[str, Callable[[Provenance, Path], Patch]] = {"adapter": AdapterPatch, "prompt": PromptPatch}
+_KINDS: Mapping[str, Callable[[Provenance, Path], Patch]] = {
+    "adapter": AdapterPatch,
+    "prompt": PromptPatch,
+    "weights": WeightDelta,
+}
 _FILE = "patch.json"
 
 

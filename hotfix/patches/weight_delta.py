@@ -1,0 +1,128 @@
+"""A change of the base's own weights as a patch: new values, or factors of low rank that are added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hotfix.errors import PatchError
+from hotfix.models.weights import replace_weights, swapped_weights
+from hotfix.patches.base import Patch, Provenance, check_base
+
+__all__ = ["Change", "LowRank", "WeightDelta"]
+
+_FILE = "weights.safetensors"
+_LEFT, _RIGHT = ".left", ".right"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What is added to a weight of shape [O, I]: `left @ right`.
+
+    Args:
+        left: [O, r].
+        right: [r, I].
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """Return the sum, computed in float32 and rounded once to the weight's precision.
+
+        >>> import torch
+        >>> LowRank(torch.ones(2, 1), torch.tensor([[1.0, 2.0]])).added_to(torch.zeros(2, 2))
+        tensor([[1., 2.],
+                [1., 2.]])
+        """
+        product = self.left.to(weight.device).float() @ self.right.to(weight.device).float()
+        return (weight.detach().float() + product).to(weight.dtype)
+
+
+Change: TypeAlias = Tensor | LowRank
+
+
+class WeightDelta(Patch):
+    """New weights in the place of some of the base's; the base's own are put aside and come back themselves.
+
+    A whole tensor is the new value, kept as it was trained: a difference would have to be rounded, and adding it again
+    would not give the same weights. In the folder it has the weight's own name, so plain `load_state_dict(...,
+    strict=False)` takes it.
+
+    Args:
+        provenance: where it comes from.
+        changes: by the names of the model's `named_parameters`.
+        folder: with `weights.safetensors`; one of the two is given.
+
+    Raises:
+        PatchError: the folder's file is missing or damaged.
+    """
+
+    def __init__(
+        self, provenance: Provenance, folder: Path | None = None, changes: Mapping[str, Change] | None = None
+    ) -> None:
+        self.provenance = provenance
+        self.changes = dict(changes or {}) if folder is None else _read(folder / _FILE)
+        self._before: WeakKeyDictionary[nn.Module, dict[str, nn.Parameter]] = WeakKeyDictionary()
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Put the new weights on, frozen; the model itself is returned."""
+        check_base(self.provenance, model)
+        own = dict(model.named_parameters())
+        for name, change in self.changes.items():
+            _check_fit(name, change, own)
+        self._before[model] = replace_weights(model, {n: _changed(own[n], c) for n, c in self.changes.items()})
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Put the base's own weights back."""
+        replace_weights(model, self._base_of(model))
+        del self._before[model]
+        return model
+
+    def reference(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Put the base's own weights back for a while."""
+        return swapped_weights(model, self._base_of(model))
+
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        tensors: dict[str, Tensor] = {}
+        for name, change in self.changes.items():
+            parts = {_LEFT: change.left, _RIGHT: change.right} if isinstance(change, LowRank) else {"": change}
+            tensors |= {name + end: part.detach().cpu().contiguous() for end, part in parts.items()}
+        save_file(tensors, folder / _FILE)
+
+    def _base_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        if model not in self._before:
+            raise PatchError(f"this patch isn't on the {type(model).__name__}; apply it first")
+        return self._before[model]
+
+
+def _changed(weight: Tensor, change: Change) -> Tensor:
+    return change.added_to(weight) if isinstance(change, LowRank) else change.to(weight.dtype)
+
+
+def _check_fit(name: str, change: Change, own: Mapping[str, Tensor]) -> None:
+    shape = (len(change.left), change.right.shape[1]) if isinstance(change, LowRank) else tuple(change.shape)
+    found = tuple(own[name].shape) if name in own else None
+    if found != shape:
+        what = f"of shape {list(found)}" if found else "missing"
+        raise PatchError(f"the patch changes {name} of shape {list(shape)}, which in this model is {what}")
+
+
+def _read(path: Path) -> dict[str, Change]:
+    try:
+        tensors = load_file(path)
+        whole: dict[str, Change] = {n: t for n, t in tensors.items() if not n.endswith((_LEFT, _RIGHT))}
+        names = [n.removesuffix(_LEFT) for n in tensors if n.endswith(_LEFT)]
+        return whole | {n: LowRank(tensors[n + _LEFT], tensors[n + _RIGHT]) for n in names}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise PatchError(f"{path}: the weights can't be loaded ({error}); fit the patch again") from error
