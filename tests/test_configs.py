@@ -13,7 +13,8 @@ from hotfix.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
 OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
-RECIPES = [c for c in CONFIGS if c not in OVERLAYS]
+OBJECTIVES = [c for c in CONFIGS if c.startswith("configs/objective/")]
+RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES]
 SMOKE = "configs/recipe/smoke.yaml"
 
 
@@ -31,7 +32,8 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 7
+    assert len(CONFIGS) == 7 + len(OBJECTIVES)
+    assert len(OBJECTIVES) == 16
     assert {"configs/lora.yaml", "configs/recipe/full.yaml", "configs/recipe/online.yaml", SMOKE} == set(RECIPES)
 
 
@@ -48,6 +50,16 @@ def test_overlay(overlay: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     found = printed(monkeypatch, capsys, SMOKE, overlay)
     assert_within(written, found, "")
     assert found["model"] == printed(monkeypatch, capsys, SMOKE)["model"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objective(objective: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # Nothing of the recipe's own objective may be left over, so a fragment names every slot and every argument.
+    written = yaml.safe_load((ROOT / objective).read_text(encoding="utf-8"))
+    found = printed(monkeypatch, capsys, SMOKE, objective)
+    assert list(written) == ["model"]
+    assert list(written["model"]["init_args"]) == ["objective"]
+    assert found["model"]["init_args"]["objective"] == written["model"]["init_args"]["objective"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
