@@ -190,12 +190,16 @@ def common_prefix_length(*sequences: Sequence[object]) -> int:
     >>> common_prefix_length([1, 2, 3], [1, 2, 4], [1, 2])
     2
     """
-    length = 0
-    for items in zip(*sequences, strict=False):
-        if any(item != items[0] for item in items):
-            break
-        length += 1
-    return length
+    first, *others = sequences
+    low, high = 0, min(map(len, sequences))
+    # Slices are compared at the speed of C, thousands of items at once.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(other[low:middle] == first[low:middle] for other in others):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _offsets(words: Sequence[str]) -> list[int]:

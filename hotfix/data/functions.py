@@ -136,7 +136,7 @@ def read_functions(row: Mapping[str, Any], path: Path, line: int) -> Functions:
             f"column 'char_changes' can't be read ({error!r:.80})",
             path,
             line,
-            'expected {"deleted": [{"char_start": 0, "char_end": 1}], "added": []}; remove it, and the texts are compared',
+            'expected {"deleted": [{"char_start": 0, "char_end": 1}], "added": []}; without it the texts are compared',
         ) from None
     return Functions(row[_SOURCES[0]], row[_SOURCES[1]], found["deleted"], found["added"])
 

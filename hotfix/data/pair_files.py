@@ -1,23 +1,69 @@
-"""Code pairs from JSON Lines files: the packaged sets and the user's own."""
+"""Code pairs from files: the packaged sets and the user's own; the base of the data sets that come in files."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import Overlong
 from hotfix.data.packing import Layout
+from hotfix.data.prompts import PromptFormat
 from hotfix.data.reading import read_pairs
-from hotfix.data.schema import CodePair
+from hotfix.data.schema import CodePair, parse_row
+from hotfix.data.splits import Splitter
+from hotfix.data.tables import Row, read_rows
+from hotfix.errors import ConfigError, DataError
 from hotfix.types import Split
 
-__all__ = ["PairFiles"]
+__all__ = ["PairFiles", "last_lines", "rename"]
+
+log = logging.getLogger(__name__)
+
+
+def last_lines(text: str, count: int) -> str:
+    r"""Return the last lines of a text; an unfinished one (an indentation, say) counts.
+
+    >>> last_lines("a\nb\n    ", 2)
+    'b\n    '
+    """
+    return "\n".join(text.split("\n")[-count:])
+
+
+def rename(row: Mapping[str, Any], columns: Mapping[str, str], path: Path, line: int) -> dict[str, Any]:
+    """Give columns the names of the schema.
+
+    Args:
+        row: column -> value.
+        columns: name here -> name in the file.
+        path: the file, for the message.
+        line: its line, for the message.
+
+    Raises:
+        DataError: the row hasn't such a column.
+
+    >>> rename({"before": "1", "n": 3}, {"buggy": "before"}, Path("p.csv"), 1)
+    {'n': 3, 'buggy': '1'}
+    """
+    missing = [name for name in columns.values() if name not in row]
+    if missing:
+        have = ", ".join(map(repr, row)) or "none"
+        hint = "correct data.init_args.columns"
+        raise DataError(f"column {', '.join(map(repr, missing))} missing; this row has {have}", path, line, hint)
+    taken = set(columns.values())
+    return {k: v for k, v in row.items() if k not in taken} | {name: row[theirs] for name, theirs in columns.items()}
 
 
 class PairFiles(HotfixDataModule):
-    """Pairs from JSON Lines files, plain or gzipped (`.gz`), one object a line.
+    """Pairs from JSON Lines (any name), `.csv`, `.json` and `.parquet` files; all but the last may be gzipped (`.gz`).
 
     Columns: `prefix`, `buggy`, `fixed`, and where there is one `id`, `suffix`, `rule`, `split`; or
-    `condition`/`bug`/`fix`/`post_conditional`, or `prompt`/`chosen`/`rejected`. Where rows have a `split` column, each
-    of the three arguments takes its own rows, so one file can serve all three.
+    `condition`/`bug`/`fix`/`post_conditional`, or `prompt`/`chosen`/`rejected`; or any, by `columns`. Where rows have a
+    `split` column, each of the first three arguments takes its own rows, so one file can serve all three. A file
+    without one that stands under several of the three is dealt to them by `split_by`.
 
     Args:
         train: file or files to train on; `efficacy` is measured on them.
@@ -32,10 +78,24 @@ class PairFiles(HotfixDataModule):
         retain_length: longest retain text, in tokens.
         max_length: longest side of a pair, in tokens.
         suffix_tokens: tokens of the suffix kept behind each statement.
-        overlong: refuse a pair that is longer (`error`) or cut its prefix on the left (`left`).
+        overlong: refuse a pair that is longer (`error`), cut its prefix on the left (`left`), or do that and leave out
+            the pairs whose statement alone is longer (`drop`).
         layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
         seed: of the order of pairs and the choice of retain texts.
+        split_by: what is kept together when a file is dealt: `project`, `commit`, `task` (each under the names that
+            data sets have for it), `row`, or any column; `auto` takes the first of these three that most rows have,
+            and deals nothing where there is none.
+        fractions: part of train, validation and test when a file is dealt; that of a split that is null isn't read.
+        split_seed: another number deals anew; apart from `seed`, so that runs with several seeds share their splits.
+        columns: name here -> name in the file, for files with other columns.
+        prefix_lines: keep only the last lines of each prefix; null for the data set's own, 0 for all.
+        min_prefix_lines: leave out pairs with a shorter prefix.
+        rules: keep only pairs of these rules (bug types); null for the data set's own, an empty list for all.
+        prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
     """
+
+    own_prefix_lines: ClassVar[int] = 0
+    own_rules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -53,6 +113,14 @@ class PairFiles(HotfixDataModule):
         overlong: Overlong = "error",
         layout: Layout = "packed",
         seed: int = 0,
+        split_by: str = "auto",
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        split_seed: int = 0,
+        columns: dict[str, str] | None = None,
+        prefix_lines: int | None = None,
+        min_prefix_lines: int = 0,
+        rules: list[str] | None = None,
+        prompt: PromptFormat | None = None,
     ) -> None:
         super().__init__(
             tokenizer_name=tokenizer_name,
@@ -66,12 +134,54 @@ class PairFiles(HotfixDataModule):
             overlong=overlong,
             layout=layout,
             seed=seed,
+            prompt=prompt,
         )
-        self._files: dict[Split, str | list[str] | None] = {"train": train, "validation": validation, "test": test}
+        named: dict[Split, str | list[str] | None] = {"train": train, "validation": validation, "test": test}
+        self._files = {split: [files] if isinstance(files, str) else files or [] for split, files in named.items()}
+        self.splitter = Splitter(split_by, fractions, split_seed)
+        self.columns = columns or {}
+        self.prefix_lines = self.own_prefix_lines if prefix_lines is None else prefix_lines
+        self.min_prefix_lines = min_prefix_lines
+        if self.prefix_lines < 0 or min_prefix_lines < 0:
+            raise ConfigError("data.init_args.prefix_lines and min_prefix_lines count lines; they can't be below 0")
+        self.rules = frozenset(self.own_rules if rules is None else rules)
+        self._parsed: dict[Path, list[CodePair]] = {}
+
+    def rows(self, path: Path) -> Iterable[Row]:
+        """Yield the rows of a file."""
+        return read_rows(path)
+
+    def parse(self, row: Mapping[str, Any], path: Path, line: int) -> list[CodePair]:
+        """Make a row the pairs it holds; none where there is nothing to learn from it."""
+        return [parse_row(row, path, line)]
 
     def read(self, split: Split) -> list[CodePair]:
-        """Read the files of a split."""
-        files = self._files[split]
-        if files is None:
-            return []
-        return read_pairs([files] if isinstance(files, str) else files, split)
+        """Read the files of a split; each file is read once."""
+        return read_pairs(self._files[split], split, self._pairs_of) if self._files[split] else []
+
+    def _pairs_of(self, path: Path) -> list[CodePair]:
+        if path not in self._parsed:
+            pairs = [pair for line, row in self.rows(path) for pair in self._parse(row, path, line)]
+            wanted = [pair for pair in pairs if self._is_wanted(pair)]
+            if len(wanted) < len(pairs):
+                log.info(
+                    "%s: %d of %d pairs left out by rules or min_prefix_lines",
+                    path,
+                    len(pairs) - len(wanted),
+                    len(pairs),
+                )
+            if pairs and not wanted:
+                hint = f"they are of {', '.join(sorted({pair.rule for pair in pairs})):.200}"
+                raise DataError("every pair is left out by data.init_args.rules or min_prefix_lines", path, hint=hint)
+            several = sum(path in map(Path, files) for files in self._files.values()) > 1
+            self._parsed[path] = self.splitter(wanted, str(path)) if several else wanted
+        return self._parsed[path]
+
+    def _parse(self, row: Mapping[str, Any], path: Path, line: int) -> list[CodePair]:
+        pairs = self.parse(rename(row, self.columns, path, line) if self.columns else row, path, line)
+        if not self.prefix_lines:
+            return pairs
+        return [replace(pair, prefix=last_lines(pair.prefix, self.prefix_lines)) for pair in pairs]
+
+    def _is_wanted(self, pair: CodePair) -> bool:
+        return (not self.rules or pair.rule in self.rules) and pair.prefix.count("\n") >= self.min_prefix_lines

@@ -1,12 +1,11 @@
-"""JSON Lines files, plain or gzipped, to code pairs; every complaint names file and line."""
+"""Files of JSON Lines, plain or gzipped, and what is read of them for a split; every complaint names file and line."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,25 @@ from hotfix.data.schema import CodePair, parse_row
 from hotfix.errors import DataError
 from hotfix.types import Split
 
-__all__ = ["read_json_lines", "read_pairs"]
+__all__ = ["open_lines", "parse_file", "read_json_lines", "read_pairs"]
 
-log = logging.getLogger(__name__)
+
+def open_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, plain or gzipped (`.gz`), their line breaks kept.
+
+    Raises:
+        DataError: no such file, not UTF-8, or not gzip although named so.
+    """
+    for number, raw in enumerate(_lines(path), start=1):
+        try:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8",
+                path,
+                number,
+                "save the file as UTF-8",
+            ) from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -25,16 +40,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: no such file, not UTF-8, not gzip although named so, or a line that isn't a JSON object.
     """
-    for number, raw in enumerate(_lines(path), start=1):
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8",
-                path,
-                number,
-                "save the file as UTF-8",
-            ) from None
+    for number, text in enumerate(open_lines(path), start=1):
         if not text.strip():
             continue
         try:
@@ -48,8 +54,25 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def read_pairs(paths: Sequence[str | Path], split: Split) -> list[CodePair]:
+def parse_file(path: Path) -> Iterator[CodePair]:
+    """Yield the pair of each line of a JSON Lines file.
+
+    Raises:
+        DataError: the file can't be read, or a row isn't a pair.
+    """
+    for line, row in read_json_lines(path):
+        yield parse_row(row, path, line)
+
+
+def read_pairs(
+    paths: Sequence[str | Path], split: Split, parse: Callable[[Path], Iterable[CodePair]] = parse_file
+) -> list[CodePair]:
     """Read the pairs of one split from files; rows that name another split are passed over.
+
+    Args:
+        paths: the files.
+        split: the split.
+        parse: a file to its pairs.
 
     Raises:
         DataError: a bad row, an id used twice, or no row left.
@@ -57,17 +80,15 @@ def read_pairs(paths: Sequence[str | Path], split: Split) -> list[CodePair]:
     pairs: dict[str, CodePair] = {}
     passed_over = 0
     for path in map(Path, paths):
-        for line, row in read_json_lines(path):
-            pair = parse_row(row, path, line)
+        for pair in parse(path):
             if pair.split not in (None, split):
                 passed_over += 1
                 continue
             if pair.id in pairs:
                 raise DataError(
                     f"id {pair.id!r} was used before, at {pairs[pair.id].source}",
-                    path,
-                    line,
-                    "give each row its own id",
+                    pair.source,
+                    hint="give each row its own id",
                 )
             pairs[pair.id] = pair
     if not pairs:
