@@ -10,6 +10,7 @@ from loss_bench import Bench, assert_same, gradients
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from hotfix.adapters import FullFineTuning
 from hotfix.data.packing import pack
 from hotfix.errors import ConfigError
 from hotfix.losses import L2Anchor, ModelPasses
@@ -74,6 +75,22 @@ def test_an_adapter_that_changes_the_base_s_own_weights_says_how_far() -> None:
     value = L2Anchor()(ModelPasses(bench.policy, bench.batch(), bench.adapter.reference, drift=drift))
     assert value.item() == 5
     assert gradients(value, {"weight": weight})["weight"].tolist() == [1, -3]
+
+
+def test_full_fine_tuning_is_held_to_the_base_it_started_from() -> None:
+    adapter = FullFineTuning(layers=[1])
+    model = adapter.attach(tiny_model())
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for weight in trained.values():
+            weight.add_(0.01)
+    batch = Bench(moved=0.0).batch()
+    value = L2Anchor()(ModelPasses(model, batch, adapter.reference, drift=adapter.squared_drift))
+    assert value.item() == pytest.approx(0.5 * distance(model, tiny_model()), rel=1e-5)
+    assert value.item() > 0.1
+    # Half a square's gradient is the distance itself: every weight is pulled straight back.
+    for pull in gradients(value, trained).values():
+        torch.testing.assert_close(pull, torch.full_like(pull, 0.01), rtol=1e-3, atol=1e-6)
 
 
 def test_equals_the_norm_of_the_product() -> None:
