@@ -17,6 +17,7 @@ from hotfix.data.encode import EncodedPair, Overlong, PairEncoder, encode_text
 from hotfix.data.loader import Batches, PairLoader, Share
 from hotfix.data.packing import Batch, Layout, pack
 from hotfix.data.retain import RetainText, read_retain
+from hotfix.data.prompts import PromptFormat
 from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError
 from hotfix.models.loading import load_tokenizer
@@ -45,6 +46,7 @@ class HotfixDataModule(LightningDataModule):
         seed: of the order of pairs and the choice of retain texts.
     """
 
+        prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
     def __init__(
         self,
         tokenizer_name: str = "smollm2-135m",
@@ -60,6 +62,7 @@ class HotfixDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        prompt: PromptFormat | None = None,
         _at_least_one(batch_size=batch_size, max_length=max_length, suffix_tokens=suffix_tokens)
         self.tokenizer_name = tokenizer_name
         self.batch_size = batch_size
@@ -74,6 +77,7 @@ class HotfixDataModule(LightningDataModule):
         self.seed = seed
         self._pairs: dict[Split, list[CodePair]] = {}
 
+        self.prompt = prompt
     @abstractmethod
     def read(self, split: Split) -> list[CodePair]:
         """Return the pairs of a split; ids are unique and stable, and no split shares a pair with another."""
@@ -86,7 +90,7 @@ class HotfixDataModule(LightningDataModule):
     @cached_property
     def encoder(self) -> PairEncoder:
         """Pairs to token ids."""
-        return PairEncoder(self.tokenizer, self.max_length, self.suffix_tokens, self.overlong)
+        return PairEncoder(self.tokenizer, self.max_length, self.suffix_tokens, self.overlong, self.prompt)
 
     def pairs(self, split: Split) -> list[CodePair]:
         """Return the pairs of a split, read once."""

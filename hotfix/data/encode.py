@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.diff import Edits, common_prefix_length, diff_text, edited_tokens
+from hotfix.data.prompts import Frame, Plain, PromptFormat
 from hotfix.data.schema import CodePair
 from hotfix.errors import DataError, ModelError
 
-__all__ = ["Branch", "EncodedPair", "EncodedText", "Overlong", "PairEncoder", "encode_text", "statement_ids"]
+__all__ = [
+    "Branch",
+    "EncodedPair",
+    "EncodedText",
+    "Overlong",
+    "OverlongError",
+    "PairEncoder",
+    "encode_text",
+    "statement_ids",
+]
 
-Overlong = Literal["error", "left"]
+Overlong = Literal["error", "left", "drop"]
+
+
+class OverlongError(DataError):
+    """A pair that doesn't fit the context, whatever may be cut."""
 
 
 class EncodedText(NamedTuple):
@@ -63,14 +78,14 @@ class EncodedPair(NamedTuple):
         return len(self.shared) + len(self.fixed.ids) + len(self.buggy.ids)
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedText:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> EncodedText:
     """Tokenise; never empty: an empty text is the beginning-of-sequence token."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"tokenizer {type(tokenizer).__name__} gives no character offsets; hotfix needs a fast tokenizer "
             "(a tokenizer.json beside the model)"
         )
-    encoding = tokenizer(text, return_offsets_mapping=True)
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=add_special_tokens)
     ids = list(encoding["input_ids"])
     offsets: list[tuple[int, int]] = []
     for start, end in encoding["offset_mapping"]:
@@ -90,7 +105,8 @@ class PairEncoder:
         suffix_tokens: how many tokens of the suffix (a line break where there is none) stay behind the statement, at
             least 1; where one side is the beginning of the other, they tell the two apart.
         overlong: what to do with a pair whose prefix and statement exceed `max_length`: refuse it, or cut the prefix
-            on the left.
+            on the left (`drop` as well: who asks for pairs leaves out those that still don't fit).
+        prompt: how a pair is put before the model; plain if not given.
     """
 
     def __init__(
@@ -99,11 +115,13 @@ class PairEncoder:
         max_length: int = 1024,
         suffix_tokens: int = 2,
         overlong: Overlong = "error",
+        prompt: PromptFormat | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.suffix_tokens = suffix_tokens
         self.overlong = overlong
+        self.prompt = prompt or Plain()
 
     def __call__(self, pair: CodePair) -> EncodedPair:
         """Encode one pair.
@@ -111,9 +129,14 @@ class PairEncoder:
         Raises:
             DataError: it is too long, or its sides are the same tokens.
         """
-        prefix = encode_text(self.tokenizer, pair.prefix).ids
-        fixed, fixed_end = self._side(pair, pair.fixed)
-        buggy, buggy_end = self._side(pair, pair.buggy)
+        frame = self.prompt.frame(pair, self.tokenizer)
+        front = frame.head + frame.prefix
+        prefix = encode_text(self.tokenizer, front, frame.add_special_tokens).ids
+        fixed, fixed_end = self._side(frame, pair.fixed)
+        buggy, buggy_end = self._side(frame, pair.buggy)
+        over = max(fixed_end, buggy_end) + self.suffix_tokens - self.max_length
+        if frame.head and over > 0 and self.overlong != "error" and pair.prefix:
+            return self(self._without_beginning(pair, over))
         if not common_prefix_length(prefix, fixed.ids, buggy.ids):
             # Nothing to predict the first token from, so all three get a start.
             start_id = _start_id(self.tokenizer)
@@ -130,36 +153,43 @@ class PairEncoder:
             )
         prompt = min(common_prefix_length(prefix, fixed.ids, buggy.ids), shared)
         edits = pair.edits or Edits.of(diff_text(pair.buggy, pair.fixed))
-        at = len(pair.prefix)
+        at = len(front)
         fixed_marks = edited_tokens([(at + a, at + b) for a, b in edits.fixed], fixed.offsets, shared)
         buggy_marks = edited_tokens([(at + a, at + b) for a, b in edits.buggy], buggy.offsets, shared)
-        cut = self._cut(pair, max(fixed_end, buggy_end), prompt)
+        cut = self._cut(pair, max(fixed_end, buggy_end), prompt, keep_head=bool(frame.head))
         # The suffix gives way before the statement does, but never the token at which the sides part.
         stop = max(self.max_length + cut, shared + 1)
         return EncodedPair(
             id=pair.id,
             shared=fixed.ids[cut:shared],
             prompt=prompt - cut,
-            residue=pair.prefix[fixed.offsets[prompt - 1][1] :] if prompt else pair.prefix,
+            residue=front[fixed.offsets[prompt - 1][1] :] if prompt else front,
             fixed=Branch(fixed.ids[shared:stop], fixed_marks[shared:stop], max(1, fixed_end - shared)),
             buggy=Branch(buggy.ids[shared:stop], buggy_marks[shared:stop], max(1, buggy_end - shared)),
         )
 
-    def _side(self, pair: CodePair, statement: str) -> tuple[EncodedText, int]:
-        """Encode prefix + statement + suffix; also the number of tokens that begin before the statement's end."""
-        encoded = encode_text(self.tokenizer, pair.prefix + statement + (pair.suffix or "\n"))
-        stop = len(pair.prefix) + len(statement)
+    def _without_beginning(self, pair: CodePair, over: int) -> CodePair:
+        """Take tokens off the prefix; half of those that are too many, since the format may show it more than once."""
+        offsets = encode_text(self.tokenizer, pair.prefix, add_special_tokens=False).offsets
+        cut = min(max(1, over // 2), len(offsets))
+        return replace(pair, prefix=pair.prefix[offsets[cut - 1][1] :])
+
+    def _side(self, frame: Frame, statement: str) -> tuple[EncodedText, int]:
+        """Encode a side; also the number of its tokens that begin before the statement's end."""
+        text = frame.head + frame.prefix + statement
+        encoded = encode_text(self.tokenizer, text + frame.tail, frame.add_special_tokens)
+        stop = len(text)
         end = sum(start < stop for start, _ in encoded.offsets)
         keep = end + self.suffix_tokens
         return EncodedText(encoded.ids[:keep], encoded.offsets[:keep]), end
 
-    def _cut(self, pair: CodePair, length: int, prompt: int) -> int:
+    def _cut(self, pair: CodePair, length: int, prompt: int, keep_head: bool) -> int:
         """How many tokens to take off the left so that `length` tokens and the suffix fit."""
         over = length + self.suffix_tokens - self.max_length
         if length <= self.max_length:
-            return max(0, min(over, prompt - 1)) if self.overlong == "left" else 0
-        if self.overlong == "error" or over >= prompt:
-            raise DataError(
+            return 0 if self.overlong == "error" or keep_head else max(0, min(over, prompt - 1))
+        if self.overlong == "error" or keep_head or over >= prompt:
+            raise OverlongError(
                 f"pair {pair.id!r} has {length} tokens ({prompt} of them prefix), longer than the context of "
                 f"{self.max_length}",
                 pair.source,

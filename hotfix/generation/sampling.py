@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hotfix.data.prompts import middle_end_ids
 from hotfix.errors import ConfigError, DataError
 from hotfix.generation.branching import num_virtual_tokens
 from hotfix.generation.config import SamplingConfig
@@ -38,7 +39,7 @@ def sample(
     A completion depends on the model, its prompt, the seed, the number of its prompt and its number among the prompt's
     samples only: not on the batch size nor on the other prompts, up to the rounding of the model's arithmetic (which a
     bfloat16 model shows soonest). A completion ends at an end-of-sequence token of the tokenizer or of the model's
-    generation config, at the stop criterion, or at ``max_new_tokens``.
+    generation config, at the token that ends a filled gap, at the stop criterion, or at ``max_new_tokens``.
 
     Args:
         model: a causal language model with a key-value cache, with or without an adapter. Its modules are
@@ -116,7 +117,7 @@ def _fit(model: nn.Module, prompts: Sequence[Sequence[int]], config: SamplingCon
 def _eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = [*(of_model if isinstance(of_model, list | tuple) else [of_model]), tokenizer.eos_token_id]
-    return frozenset(int(number) for number in ids if number is not None)
+    return frozenset(int(number) for number in ids if number is not None) | middle_end_ids(tokenizer)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
