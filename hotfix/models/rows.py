@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,6 +26,15 @@ class TokenRows:
     input_ids: Tensor
     position_ids: Tensor
     branch: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            branch=self.branch.to(device),
+        )
 
     def attention_mask(self) -> Tensor:
         """Return who may attend to whom, bool [B, 1, T, T]: backwards, within the own branch and the beginning."""

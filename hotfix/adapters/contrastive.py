@@ -1,0 +1,113 @@
+"""Where a LoRA looks at the start: directions in which the inputs at edited tokens differ from ordinary code.
+
+LoRA's A starts as noise, so at first the update moves every token of every text alike, and the retain term has to take
+back what the learn term does. Of each layer's input two second moments are known before training: E over the positions
+that predict an edited token, R over retain text. The rows of A start as the directions a with the largest
+
+    a E a^T / a (R + ridge) a^T,
+
+the leading generalised eigenvectors. LoRA-Null (https://arxiv.org/abs/2503.02659) starts in R's null space and CorDA
+(https://arxiv.org/abs/2406.05223) orients A by R; the numerator adds what the patch is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+
+from hotfix.data.encode import EncodedPair
+from hotfix.data.packing import pack_pairs, pack_texts
+from hotfix.models.input_moments import InputMoments
+from hotfix.models.rows import PADDING, TokenRows
+from hotfix.models.states import hidden_states
+
+__all__ = ["contrastive_directions", "start_contrastively"]
+
+_ROWS = 16
+_RIDGE = 0.02
+
+
+def contrastive_directions(edited: Tensor, retain: Tensor, rank: int, ridge: float = _RIDGE) -> Tensor:
+    """Return the leading generalised eigenvectors of (edited, retain + ridge), all of one energy.
+
+    Args:
+        edited: second moment of the inputs at edited tokens, [D, D].
+        retain: second moment of the inputs on retain text, [D, D].
+        rank: how many, at most D.
+        ridge: added to the diagonal, as a share of its mean.
+
+    Returns:
+        [rank, D]; over the edited tokens the mean of |a x|^2 is that of a random start, mean(x^2) / 3.
+
+    >>> edited, retain = torch.diag(torch.tensor([1.0, 1.0])), torch.diag(torch.tensor([1.0, 0.01]))
+    >>> row = contrastive_directions(edited, retain, 1)[0]
+    >>> abs(row[0].item()) < 1e-6, round(row[1].item() ** 2, 3)
+    (True, 0.333)
+    """
+    identity = torch.eye(len(retain), device=retain.device)
+    lower = torch.linalg.cholesky(retain + (ridge * retain.diagonal().mean() + 1e-12) * identity)
+    half = torch.linalg.solve_triangular(lower, edited, upper=False)
+    whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    leading = torch.linalg.eigh((whitened + whitened.T) / 2).eigenvectors[:, -rank:]  # [D, rank]
+    rows = torch.linalg.solve_triangular(lower.T, leading, upper=True).T
+    energy = ((rows @ edited) * rows).sum(1).clamp_min(1e-12)
+    rows = rows * (edited.diagonal().mean() / 3 / energy).sqrt()[:, None]
+    # They come in order of their ratios; mixed by a fixed rotation none is special, as in a random start.
+    mixing = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(0))).Q
+    mixed: Tensor = mixing.to(rows) @ rows
+    return mixed
+
+
+@torch.no_grad()
+def start_contrastively(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]) -> None:
+    """Set every LoRA layer's A from the training rows.
+
+    Args:
+        model: that computes what the base does (adapters off, or B still zero).
+        pairs: training pairs.
+        retain: token ids of retain texts.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    edited = _moments(model, layers, _edited_points(pairs))
+    ordinary = _moments(model, layers, _all_positions(retain))
+    for layer in layers:
+        # A layer that no text runs through keeps its random start.
+        if layer not in edited or layer not in ordinary:
+            continue
+        for name, down in layer.lora_A.items():
+            rows = contrastive_directions(edited[layer], ordinary[layer], layer.r[name])
+            weight = cast("nn.Linear", down).weight
+            weight.copy_(rows.to(weight))
+
+
+def _moments(model: nn.Module, layers: Sequence[nn.Module], parts: Iterable[tuple[TokenRows, Tensor]]) -> InputMoments:
+    found, device = InputMoments(layers), next(model.parameters()).device
+    for rows, chosen in parts:
+        with found.over(chosen.to(device)):
+            hidden_states(model, rows.to(device))
+    return found
+
+
+def _edited_points(pairs: Sequence[EncodedPair]) -> Iterator[tuple[TokenRows, Tensor]]:
+    """Yield the pairs' rows and the positions that predict a token in which the sides differ."""
+    ordered = sorted(pairs, key=lambda pair: (pair.packed_length, pair.id))
+    for start in range(0, len(ordered), _ROWS):
+        rows, targets = pack_pairs(ordered[start : start + _ROWS], "packed", 0)
+        assert rows is not None
+        chosen = torch.zeros(rows.input_ids.shape, dtype=torch.bool)
+        for side in (targets["fixed"], targets["buggy"]):
+            points = side.in_scope("edited")
+            chosen[points.row, points.column] = True
+        yield rows, chosen
+
+
+def _all_positions(texts: Sequence[Sequence[int]]) -> Iterator[tuple[TokenRows, Tensor]]:
+    ordered = sorted(texts, key=len)
+    for start in range(0, len(ordered), _ROWS):
+        rows, _ = pack_texts(ordered[start : start + _ROWS], 0)
+        assert rows is not None
+        yield rows, rows.branch != PADDING
