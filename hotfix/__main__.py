@@ -19,6 +19,8 @@ commands:
   validate   measure a patch or checkpoint on the validation contexts
   test       measure a patch or checkpoint on the test contexts
   predict    write what the patched model completes
+  preview    show rows as the model sees them, learned and unlearned tokens marked
+  compare    run a study's arms and seeds; one table and one page out of all
 
 start here:
   hotfix fit --config configs/lora.yaml
@@ -43,6 +45,10 @@ def main() -> None:
     # A configuration without these would let the tokenizers' threads and the hub's retries slow every start.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        if arguments[0] == "compare":
+            from hotfix.study.compare import main as compare
+
+            sys.exit(compare(arguments[1:]))
         from hotfix.cli import main as run
 
         run()

@@ -9,12 +9,15 @@ import pytest
 import yaml
 
 from hotfix.cli import main
+from hotfix.study.plan import plan_runs
+from hotfix.study.spec import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
 OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
 OBJECTIVES = [c for c in CONFIGS if c.startswith("configs/objective/")]
-RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES]
+STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
+RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 
 
@@ -32,7 +35,8 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 7 + len(OBJECTIVES)
+    assert len(CONFIGS) == 7 + len(OBJECTIVES) + len(STUDIES)
+    assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
     assert {"configs/lora.yaml", "configs/recipe/full.yaml", "configs/recipe/online.yaml", SMOKE} == set(RECIPES)
 
@@ -68,10 +72,20 @@ def test_overlay_keeps_the_recipe_s_callbacks(overlay: str) -> None:
     assert "callbacks" not in written.get("trainer", {}), "callbacks: replaces the recipe's; write callbacks+:"
 
 
+@pytest.mark.parametrize("config", STUDIES)
+def test_every_arm_of_a_study_is_read(config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path(config))
+    assert len(study.arms) > 1
+    runs = plan_runs(study, tmp_path, study.arms)
+    assert len({run.digest for run in runs}) == len(runs), "two arms are the same"
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_first_comment_says_how_to_run_it(config: str) -> None:
     comment = [line for line in (ROOT / config).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert any(line.strip("# ").startswith("hotfix fit --config") and config in line for line in comment)
+    verb = "compare" if config in STUDIES else "fit"
+    assert any(line.strip("# ").startswith(f"hotfix {verb} --config") and config in line for line in comment)
 
 
 def assert_within(written: object, found: object, key: str) -> None:

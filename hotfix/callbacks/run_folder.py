@@ -1,4 +1,4 @@
-"""One folder a run: config.yaml, run.log, results.json, records, patch/ and checkpoints/, each whole or not there."""
+"""One folder a run: config, log, results.json, records, report.html, patch/, checkpoints/, each whole or not there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hotfix.atomic import atomic_write
 from hotfix.errors import HotfixError
 from hotfix.modules.base import HotfixModule
 from hotfix.patches import save_patch
+from hotfix.report.page import run_page
 from hotfix.report.results import Results, collect_versions, write_records
 from hotfix.report.tables import before_after_table, render
 from hotfix.tasks import Example
@@ -155,6 +156,9 @@ class RunFolder(Callback):
             save_patch(patch, root / "patch")
         write_records(root / "records.jsonl", self._record_lines())
         self.results.write(root / "results.json")
+        if with_patch:
+            # Made of the files above; a run that is killed here is whole without it.
+            atomic_write(root / "report.html", run_page(root, self.name))
         table = before_after_table(results)
         log.info("results\n%s", render(table))
         console = Console()
@@ -162,7 +166,10 @@ class RunFolder(Callback):
         console = console if console.is_terminal else Console(width=100)
         if results["tasks"]:
             console.print(before_after_table(results, console.width))
-        console.print(f"results: {root / 'results.json'}" + (f"   patch: {root / 'patch'}" if with_patch else ""))
+        console.print(
+            f"results: {root / 'results.json'}"
+            + (f"   patch: {root / 'patch'}   page: {root / 'report.html'}" if with_patch else "")
+        )
 
     def _record_lines(self) -> Iterator[dict[str, Any]]:
         for place, (examples, by_time) in self.records.items():
