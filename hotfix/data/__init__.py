@@ -1,8 +1,26 @@
 """Code in, batches out; nothing here knows of a model beyond its tokenizer."""
 
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.hub_dataset import HubDataset
+from hotfix.data.jesse_csv import JesseCSV
+from hotfix.data.many_sstubs import ManySStuBs4J
 from hotfix.data.pair_files import PairFiles
+from hotfix.data.privacy_pairs import PrivacyPairs
 from hotfix.data.prompts import Chat, FillInTheMiddle, Plain, PromptFormat
 from hotfix.data.schema import CodePair
+from hotfix.data.sven import SVEN
 
-__all__ = ["Chat", "CodePair", "FillInTheMiddle", "HotfixDataModule", "PairFiles", "Plain", "PromptFormat"]
+__all__ = [
+    "SVEN",
+    "Chat",
+    "CodePair",
+    "FillInTheMiddle",
+    "HotfixDataModule",
+    "HubDataset",
+    "JesseCSV",
+    "ManySStuBs4J",
+    "PairFiles",
+    "Plain",
+    "PrivacyPairs",
+    "PromptFormat",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from typing import Self, cast
@@ -13,11 +14,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
-from hotfix.data.encode import EncodedPair, Overlong, PairEncoder, encode_text
+from hotfix.data.encode import EncodedPair, Overlong, OverlongError, PairEncoder, encode_text
 from hotfix.data.loader import Batches, PairLoader, Share
 from hotfix.data.packing import Batch, Layout, pack
-from hotfix.data.retain import RetainText, read_retain
 from hotfix.data.prompts import PromptFormat
+from hotfix.data.retain import RetainText, read_retain
 from hotfix.data.schema import CodePair
 from hotfix.errors import ConfigError
 from hotfix.models.loading import load_tokenizer
@@ -41,12 +42,13 @@ class HotfixDataModule(LightningDataModule):
         retain_length: longest retain text, in tokens.
         max_length: longest side of a pair, in tokens.
         suffix_tokens: tokens of the suffix kept behind each statement.
-        overlong: refuse a pair that is longer (`error`) or cut its prefix on the left (`left`).
+        overlong: refuse a pair that is longer (`error`), cut its prefix on the left (`left`), or do that and leave out
+            the pairs whose statement alone is longer (`drop`).
         layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
         seed: of the order of pairs and the choice of retain texts.
+        prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
     """
 
-        prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
     def __init__(
         self,
         tokenizer_name: str = "smollm2-135m",
@@ -60,9 +62,9 @@ class HotfixDataModule(LightningDataModule):
         overlong: Overlong = "error",
         layout: Layout = "packed",
         seed: int = 0,
+        prompt: PromptFormat | None = None,
     ) -> None:
         super().__init__()
-        prompt: PromptFormat | None = None,
         _at_least_one(batch_size=batch_size, max_length=max_length, suffix_tokens=suffix_tokens)
         self.tokenizer_name = tokenizer_name
         self.batch_size = batch_size
@@ -75,9 +77,10 @@ class HotfixDataModule(LightningDataModule):
         self.overlong: Overlong = overlong
         self.layout: Layout = layout
         self.seed = seed
-        self._pairs: dict[Split, list[CodePair]] = {}
-
         self.prompt = prompt
+        self._pairs: dict[Split, list[CodePair]] = {}
+        self._encoded: dict[Split, list[EncodedPair]] = {}
+
     @abstractmethod
     def read(self, split: Split) -> list[CodePair]:
         """Return the pairs of a split; ids are unique and stable, and no split shares a pair with another."""
@@ -95,17 +98,21 @@ class HotfixDataModule(LightningDataModule):
     def pairs(self, split: Split) -> list[CodePair]:
         """Return the pairs of a split, read once."""
         if split not in self._pairs:
-            self._pairs[split] = self.read(split)
+            pairs = self.read(split)
+            self._pairs[split] = self._fitting(pairs, split) if self.overlong == "drop" else pairs
         return self._pairs[split]
 
     def encoded(self, split: Split) -> list[EncodedPair]:
-        """Return the pairs of a split as tokens."""
-        return [self.encoder(pair) for pair in self.pairs(split)]
+        """Return the pairs of a split as tokens, encoded once."""
+        if split not in self._encoded:
+            self._encoded[split] = [self.encoder(pair) for pair in self.pairs(split)]
+        return self._encoded[split]
 
     def rewritten(self, rewrite: Callable[[CodePair], CodePair]) -> Self:
         """Return the same data with every pair rewritten; nothing is read again."""
         view = copy(self)
         view._pairs = {split: [rewrite(pair) for pair in self.pairs(split)] for split in SPLITS}
+        view._encoded = {}
         return view
 
     def retain_texts(self, split: Split, count: int) -> list[RetainText]:
@@ -135,6 +142,17 @@ class HotfixDataModule(LightningDataModule):
     ) -> Batch | list[CodePair]:
         """Move tensors; pairs as they are stay where they are."""
         return batch.to(device) if isinstance(batch, Batch) else batch
+
+    def _fitting(self, pairs: list[CodePair], split: Split) -> list[CodePair]:
+        fitting, self._encoded[split] = [], []
+        for pair in pairs:
+            with suppress(OverlongError):
+                self._encoded[split].append(self.encoder(pair))
+                fitting.append(pair)
+        if len(fitting) < len(pairs):
+            left_out = len(pairs) - len(fitting)
+            log.warning("%s: %d of %d pairs left out: longer than max_length", split, left_out, len(pairs))
+        return fitting
 
     def _batches(self, split: Split) -> Batches[Batch]:
         pad_id = cast("int", self.tokenizer.pad_token_id or 0)

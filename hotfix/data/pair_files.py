@@ -82,9 +82,9 @@ class PairFiles(HotfixDataModule):
             the pairs whose statement alone is longer (`drop`).
         layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
         seed: of the order of pairs and the choice of retain texts.
-        split_by: what is kept together when a file is dealt: `project`, `commit`, `task` (each under the names that
-            data sets have for it), `row`, or any column; `auto` takes the first of these three that most rows have,
-            and deals nothing where there is none.
+        split_by: what is kept together when a file is dealt: `project`, `commit`, `task`, `document` (each under the
+            names that data sets have for it), `row`, or any column; `auto` takes the first of these four that most
+            rows have, and deals nothing where there is none.
         fractions: part of train, validation and test when a file is dealt; that of a split that is null isn't read.
         split_seed: another number deals anew; apart from `seed`, so that runs with several seeds share their splits.
         columns: name here -> name in the file, for files with other columns.

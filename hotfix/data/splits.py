@@ -1,8 +1,8 @@
 """Which rows train, which validate and which test, where the file doesn't say.
 
-A group (a project, a commit, a task) goes to one split whole, by a hash of its name: neighbours in one file would
-otherwise be trained on and tested with. The hash depends on nothing but the name and the seed, so rows that are added
-later move none of those that are there.
+A group (a project, a commit, a task, a document) goes to one split whole, by a hash of its name: neighbours in one file
+would otherwise be trained on and tested with. The hash depends on nothing but the name and the seed, so rows that are
+added later move none of those that are there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "project": ("project", "projectName", "repository", "repository_url", "repo", "repo_name"),
-    "commit": ("commit", "fixCommitSHA1", "buggy_commit", "commit_link", "commit_sha"),
+    "commit": ("commit", "fixCommitSHA1", "commitSHA1", "buggy_commit", "commit_link", "commit_sha"),
     "task": ("task", "task_id", "problem", "problem_id"),
+    "document": ("document",),
 }
 """Kind of group -> the columns that may name it; widest kind first."""
 
@@ -69,8 +70,8 @@ class Splitter:
     """Deals the pairs of one file to the splits.
 
     Args:
-        by: `auto` (by the first of project, commit and task that most rows have; not at all where there is none),
-            `project`, `commit`, `task`, `row`, or the name of a column. Rows that don't say stay together.
+        by: `auto` (by the first of project, commit, task and document that most rows have; not at all where there is
+            none), one of these, `row`, or the name of a column. Rows that don't say stay together.
         fractions: part of train, validation and test; they sum to 1.
         seed: of the hash.
     """
