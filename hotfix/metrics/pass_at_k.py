@@ -40,13 +40,14 @@ def pass_at_k(num_samples: Tensor, num_correct: Tensor, k: int) -> Tensor:
 
 
 class PassAtK(ExampleMetric):
-    """Mean over problems of the unbiased pass@k; the record's field `passed` has one yes or no a program.
+    """Mean over problems of the unbiased pass@k; a field of the record has one yes or no a program.
 
     NaN if a problem has fewer than k programs: leaving it out would favour the problems that were sampled more.
 
     Args:
         k: draws a problem.
         num_examples: size of the set.
+        field: of the record.
 
     >>> metric = PassAtK(1, num_examples=2)
     >>> metric.update(0, {"passed": [True, False]}); metric.update(1, {"passed": [False]})
@@ -58,15 +59,16 @@ class PassAtK(ExampleMetric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    def __init__(self, k: int = 1, num_examples: int = 0) -> None:
+    def __init__(self, k: int = 1, num_examples: int = 0, field: str = "passed") -> None:
         super().__init__(num_examples)
         if k < 1:
             raise ConfigError(f"k of pass@k is {k}, expected at least 1")
         self.k = k
+        self.field = field
 
     def observe(self, record: Record) -> Tally:
         """Count the programs and those that passed."""
-        return Tally(sum(map(bool, record["passed"])), len(record["passed"]))
+        return Tally(sum(map(bool, record[self.field])), len(record[self.field]))
 
     def per_example(self) -> Tensor:
         """Return each problem's estimate, float64 [P]; NaN where programs are too few."""

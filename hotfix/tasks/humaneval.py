@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
 
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
+from hotfix.errors import DataError
 from hotfix.generation import SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, PassAtK, Record
 from hotfix.sandbox import Limits, Sandbox
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.humaneval_problems import load_problems, program, truncate
+from hotfix.tasks.humaneval_plus import PlusProblem, load_plus, plus_program
+from hotfix.tasks.humaneval_problems import Problem, load_problems, program, truncate
+from hotfix.tasks.protocol import Protocol, settle
 from hotfix.types import Split
 
 __all__ = ["HumanEval"]
+
+_SAMPLING: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
+    {
+        "hotfix": {"num_samples": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 256},
+        "paper": {"num_samples": 100, "temperature": 0.4, "top_p": 1.0, "top_k": 50, "max_new_tokens": 200},
+    }
+)
+_DRAWS: Final[Mapping[Protocol, Sequence[int]]] = MappingProxyType({"hotfix": (1,), "paper": (1, 5, 10, 25, 50, 100)})
+# Some references alone take 4 seconds for their inputs, and the candidate gets as long again and more. Only programs
+# that pass HumanEval's own tests are run on them, so hardly one that never ends.
+_PLUS_LIMITS: Final = Limits(cpu_s=30.0, wall_s=60.0)
 
 
 class _BodyEnds:
@@ -29,42 +46,72 @@ class _BodyEnds:
 class HumanEval(Task):
     """Programs written for the benchmark's prompts and run against its tests in a sandbox.
 
+    Metrics: `pass@k` for each k, and with `plus` also `pass@k_plus`: the same programs, which must pass the inputs of
+    HumanEval+ as well.
+
+    `protocol: paper` samples as the published code of Zhou et al. 2024 (https://arxiv.org/abs/2408.05727) does: 100
+    programs a problem at temperature 0.4, up to 200 tokens, k of 1, 5, 10, 25, 50 and 100. It has 161 of the problems,
+    in the MultiPL-E wording, and a program ends at one of four strings; here it is the 164 original ones, and a program
+    ends at whatever follows its body.
+
     Args:
         subset: `all` 164 problems, or this many, evenly spaced.
-        num_samples: programs a problem.
-        temperature: of sampling; 0 is greedy.
-        top_p: nucleus of sampling.
-        max_new_tokens: longest program.
-        k: pass@k for each of these; one above `num_samples` is undefined.
+        num_samples: programs a problem; null for the protocol's (1, paper 100).
+        temperature: of sampling, 0 is greedy; null for the protocol's (0, paper 0.4).
+        top_p: nucleus of sampling; null for the protocol's (1).
+        max_new_tokens: longest program; null for the protocol's (256, paper 200).
+        k: pass@k for each of these; one above `num_samples` is undefined (null in results.json); null for the
+            protocol's (1, paper 1, 5, 10, 25, 50 and 100).
         batch_size: programs decoded together.
         allow_unsandboxed: run programs even where no isolation is to be had but resource limits.
+        top_k: number of tokens sampled from, 0 for all; null for the protocol's (0, paper 50).
+        protocol: `hotfix`, or `paper`, which leaves `subset`, `num_samples` and `k` free.
+        plus: a HumanEval+ file (`HumanEvalPlus.jsonl.gz` or its Mini); null for HumanEval alone.
     """
 
     def __init__(
         self,
         subset: Literal["all"] | int = "all",
-        num_samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 256,
+        num_samples: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
         k: list[int] | None = None,
         batch_size: int = 32,
         allow_unsandboxed: bool = False,
+        top_k: int | None = None,
+        protocol: Protocol = "hotfix",
+        plus: str | None = None,
     ) -> None:
+        given = {"num_samples": num_samples, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+        drawn = settle(protocol, {**given, "max_new_tokens": max_new_tokens}, _SAMPLING, free=["num_samples"])
         self.subset = subset
-        self.sampling = SamplingConfig(num_samples, temperature, top_p, 0, max_new_tokens, batch_size)
-        self.k = k or [1]
+        self.sampling = SamplingConfig(**drawn, batch_size=batch_size)  # type: ignore[arg-type]
+        self.k = k or list(_DRAWS[protocol])
         self._allow_unsandboxed = allow_unsandboxed
-        self._sandbox: Sandbox | None = None
+        self._plus = None if plus is None else Path(plus)
+        self._sandboxes: dict[Limits, Sandbox] = {}
 
     def slices(self, data: HotfixDataModule, split: Split) -> list[Slice]:
         """One slice, named after the subset."""
         del split
+        problems = load_problems(self.subset)
+        plus = self._load_plus(problems)
         examples = [
-            Example(p.task_id, p.task_id, (p, encode_text(data.tokenizer, p.prompt.rstrip("\n")).ids), p.task_id)
-            for p in load_problems(self.subset)
+            Example(
+                p.task_id,
+                p.task_id,
+                (p, encode_text(data.tokenizer, p.prompt.rstrip("\n")).ids, plus.get(p.task_id)),
+                [p.task_id, _digest(plus[p.task_id])] if plus else p.task_id,
+            )
+            for p in problems
         ]
-        metrics: dict[str, ExampleMetric] = {f"pass@{k}": PassAtK(k).bind(len(examples)) for k in self.k}
+        fields = {"": "passed", "_plus": "passed_plus"} if plus else {"": "passed"}
+        metrics: dict[str, ExampleMetric] = {
+            f"pass@{k}{name}": PassAtK(k, field=field).bind(len(examples))
+            for name, field in fields.items()
+            for k in self.k
+        }
         name = "all" if self.subset == "all" else f"{len(examples)}_of_164"
         return [Slice(name, examples, metrics, "problem")]
 
@@ -74,7 +121,7 @@ class HumanEval(Task):
         """Write the programs, then run them."""
         del name, base
         # Before anything is generated: without isolation, nothing is to be run.
-        sandbox = self._open()
+        self._open(Limits())
         drawn = sample(
             subject.model,
             subject.tokenizer,
@@ -86,29 +133,51 @@ class HumanEval(Task):
         )
         records: list[Record] = []
         for (_, example), completions in zip(items, drawn, strict=True):
-            problem = example.payload[0]
+            problem, _, plus = example.payload
             # The prompt's last line break is the model's to write: most tokenizers join it with the indentation.
             bodies = [truncate(subject.text(c.token_ids).removeprefix("\n")) for c in completions]
-            verdicts = sandbox.run([program(problem, body) for body in bodies])
-            records.append(
-                {
-                    "completions": bodies,
-                    "passed": [v.passed for v in verdicts],
-                    "statuses": [v.status for v in verdicts],
-                    "details": [v.detail for v in verdicts],
-                    "sandbox": sandbox.level,
-                }
-            )
+            records.append(self._tried(problem, plus, bodies))
             subject.progress(1)
         return records
 
-    def close(self) -> None:
-        """Stop the sandbox."""
-        if self._sandbox:
-            self._sandbox.close()
-            self._sandbox = None
+    def _tried(self, problem: Problem, plus: PlusProblem | None, bodies: list[str]) -> Record:
+        sandbox = self._open(Limits())
+        # At a low temperature many programs are the same.
+        distinct = list(dict.fromkeys(bodies))
+        verdicts = dict(zip(distinct, sandbox.run([program(problem, body) for body in distinct]), strict=True))
+        record = {
+            "completions": bodies,
+            "passed": [verdicts[body].passed for body in bodies],
+            "statuses": [verdicts[body].status for body in bodies],
+            "details": [verdicts[body].detail for body in bodies],
+            "sandbox": sandbox.level,
+        }
+        if plus:
+            right = [body for body in distinct if verdicts[body].passed]
+            tried = self._open(_PLUS_LIMITS).run([plus_program(problem, plus, body) for body in right])
+            still = {body for body, verdict in zip(right, tried, strict=True) if verdict.passed}
+            record["passed_plus"] = [body in still for body in bodies]
+        return record
 
-    def _open(self) -> Sandbox:
-        if self._sandbox is None:
-            self._sandbox = Sandbox(Limits(), allow_unsandboxed=self._allow_unsandboxed)
-        return self._sandbox
+    def _load_plus(self, problems: Sequence[Problem]) -> dict[str, PlusProblem]:
+        if self._plus is None:
+            return {}
+        found = load_plus(self._plus)
+        missing = [p.task_id for p in problems if p.task_id not in found]
+        if missing:
+            raise DataError(f"{missing[0]} is missing", self._plus, hint="take the whole HumanEval+ file")
+        return found
+
+    def close(self) -> None:
+        """Stop the sandboxes."""
+        while self._sandboxes:
+            self._sandboxes.popitem()[1].close()
+
+    def _open(self, limits: Limits) -> Sandbox:
+        if limits not in self._sandboxes:
+            self._sandboxes[limits] = Sandbox(limits, allow_unsandboxed=self._allow_unsandboxed)
+        return self._sandboxes[limits]
+
+
+def _digest(plus: PlusProblem) -> str:
+    return sha256(repr(plus).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,24 +1,35 @@
-"""Teacher-forced numbers: exact probabilities of given statements, and divergence from the base."""
+"""Teacher-forced numbers: exact probabilities of given statements, likelihood of texts, divergence from the base."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hotfix.data.encode import Branch, EncodedPair
-from hotfix.data.packing import Targets, pack, pack_texts
+from hotfix.data.packing import Targets, pack, pack_pairs, pack_texts
 from hotfix.functional import token_kl, token_log_probs
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states
 
-__all__ = ["PairLogProbs", "kl_per_text", "pair_log_probs"]
+__all__ = [
+    "PairLogProbs",
+    "TokenDrift",
+    "kl_per_text",
+    "pair_log_probs",
+    "text_drift",
+    "text_log_probs",
+    "unedited_drift",
+]
 
 # Positions whose logits are in memory at once: 512 x 49,152 words x 4 bytes = 100 MB.
 _CHUNK = 512
+
+
+Reference: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 class PairLogProbs(NamedTuple):
@@ -28,6 +39,22 @@ class PairLogProbs(NamedTuple):
     buggy: float
     fixed_at_edit: float
     buggy_at_edit: float
+
+
+class TokenDrift(NamedTuple):
+    """Of one text, in nats.
+
+    Attributes:
+        tokens: how many the rest is over.
+        nll: negative log-likelihood, summed.
+        kl: KL(base || model), summed; 0 of the base itself.
+        kl_worst: the largest of a token.
+    """
+
+    tokens: int
+    nll: float
+    kl: float
+    kl_worst: float
 
 
 @torch.inference_mode()
@@ -47,32 +74,112 @@ def pair_log_probs(
     return [found[i] for i in range(len(pairs))]
 
 
-@torch.inference_mode()
 def kl_per_text(
-    model: nn.Module,
-    reference: Callable[[], AbstractContextManager[None]],
-    texts: Sequence[Sequence[int]],
-    batch_size: int = 16,
+    model: nn.Module, reference: Reference, texts: Sequence[Sequence[int]], batch_size: int = 16
 ) -> list[float]:
     """Return KL(base || model) of each text in nats, averaged over its tokens but the first."""
+    return [found.kl / found.tokens for found in text_drift(model, reference, texts, batch_size)]
+
+
+@torch.inference_mode()
+def text_drift(
+    model: nn.Module, reference: Reference | None, texts: Sequence[Sequence[int]], batch_size: int = 16
+) -> list[TokenDrift]:
+    """Return what each text's tokens but the first cost, and how far they are from the base's.
+
+    Args:
+        model: that is measured.
+        reference: context in which it is the frozen base; None where it is the base that is measured.
+        texts: token ids, at least two each.
+        batch_size: texts computed together.
+    """
+    found: dict[int, TokenDrift] = {}
+    for places in _by_length([len(ids) for ids in texts], batch_size):
+        rows, targets = pack_texts([texts[i] for i in places], pad_id=0)
+        assert rows is not None
+        found |= dict(zip(places, _drift(model, reference, rows, targets, len(places)), strict=True))
+    return [found[i] for i in range(len(texts))]
+
+
+@torch.inference_mode()
+def unedited_drift(
+    model: nn.Module, reference: Reference | None, pairs: Sequence[EncodedPair], batch_size: int = 16
+) -> list[TokenDrift]:
+    """Return the same of the tokens of each pair that its sides have in common; what both begin with counts once."""
+    found: dict[int, TokenDrift] = {}
+    for places in _by_length([p.packed_length for p in pairs], batch_size):
+        chosen = [pairs[i] for i in places]
+        rows, targets = pack_pairs(chosen, "packed", pad_id=0)
+        assert rows is not None
+        shared = torch.tensor([len(p.shared) for p in chosen])
+        own = targets["buggy"].column >= shared[targets["buggy"].example]
+        both = _join(targets["fixed"], targets["buggy"], own).in_scope("unedited")
+        found |= dict(zip(places, _drift(model, reference, rows, both, len(places)), strict=True))
+    return [found[i] for i in range(len(pairs))]
+
+
+@torch.inference_mode()
+def text_log_probs(
+    model: nn.Module, texts: Sequence[Sequence[int]], starts: Sequence[int], batch_size: int = 64
+) -> list[float]:
+    """Return the log-probability of each text's tokens from a place on, given those before, summed, in nats.
+
+    Args:
+        model: that is asked.
+        texts: token ids.
+        starts: first token of each that counts, at least 1.
+        batch_size: texts computed together.
+    """
     found: dict[int, float] = {}
     for places in _by_length([len(ids) for ids in texts], batch_size):
         rows, targets = pack_texts([texts[i] for i in places], pad_id=0)
-        if rows is None:
-            continue
-        rows, targets = _on_device(model, rows, targets)
-        policy = hidden_states(model, rows)[targets.row, targets.column]
-        with reference():
-            base = hidden_states(model, rows)[targets.row, targets.column]
-        parts = []
-        for some, other in zip(policy.split(_CHUNK), base.split(_CHUNK), strict=True):
-            logits = head_logits(model, some)
-            with reference():
-                parts.append(token_kl(head_logits(model, other), logits))
-        total = torch.zeros(len(places), device=policy.device).index_add_(0, targets.example, torch.cat(parts))
-        count = torch.bincount(targets.example, minlength=len(places))
-        found |= dict(zip(places, (total / count).tolist(), strict=True))
+        assert rows is not None
+        first = torch.tensor([starts[i] for i in places])
+        rows, targets = _on_device(model, rows, _kept(targets, targets.column + 1 >= first[targets.example]))
+        states = hidden_states(model, rows)[targets.row, targets.column]
+        parts = zip(states.split(_CHUNK), targets.token.split(_CHUNK), strict=True)
+        each = torch.cat([token_log_probs(head_logits(model, part), tokens) for part, tokens in parts]).double()
+        found |= dict(zip(places, _sums(each, targets.example, len(places)).tolist(), strict=True))
     return [found[i] for i in range(len(texts))]
+
+
+def _drift(
+    model: nn.Module, reference: Reference | None, rows: TokenRows, targets: Targets, number: int
+) -> list[TokenDrift]:
+    rows, targets = _on_device(model, rows, targets)
+    policy = hidden_states(model, rows)[targets.row, targets.column]
+    with reference() if reference else nullcontext():
+        base = hidden_states(model, rows)[targets.row, targets.column] if reference else policy
+    nll, kl = [], []
+    parts = zip(policy.split(_CHUNK), base.split(_CHUNK), targets.token.split(_CHUNK), strict=True)
+    for some, other, tokens in parts:
+        logits = head_logits(model, some)
+        nll.append(-token_log_probs(logits, tokens))
+        if reference:
+            with reference():
+                kl.append(token_kl(head_logits(model, other), logits))
+    losses = torch.cat(nll).double()
+    # Rounding may take a divergence of nothing below 0.
+    moved = torch.cat(kl).double().clamp(min=0) if reference else torch.zeros_like(losses)
+    worst = torch.zeros(number, dtype=torch.float64, device=moved.device)
+    worst = worst.scatter_reduce(0, targets.example, moved, "amax")
+    count = torch.bincount(targets.example, minlength=number)
+    columns = (count, *(_sums(each, targets.example, number) for each in (losses, moved)), worst)
+    return [TokenDrift(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _sums(values: Tensor, example: Tensor, number: int) -> Tensor:
+    return torch.zeros(number, dtype=values.dtype, device=values.device).index_add_(0, example, values)
+
+
+def _kept(targets: Targets, keep: Tensor) -> Targets:
+    return Targets(*(getattr(targets, f)[keep] for f in Targets.__dataclass_fields__))
+
+
+def _join(first: Targets, second: Targets, keep: Tensor) -> Targets:
+    """All of the first targets and some of the second."""
+    parts = ((getattr(first, f), getattr(second, f)[keep]) for f in Targets.__dataclass_fields__)
+    return Targets(*(torch.cat(part) for part in parts))
 
 
 def _batch_log_probs(model: nn.Module, pairs: Sequence[EncodedPair]) -> Iterator[PairLogProbs]:

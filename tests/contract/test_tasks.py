@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -17,19 +18,22 @@ from hotfix.generation.stopping import Completion
 from hotfix.metrics import Record
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.sandbox import Limits
-from hotfix.tasks import BugFix, EmailLeak, Example, HumanEval, Slice, Subject, Task
+from hotfix.tasks import BugFix, CanaryExposure, Drift, EmailLeak, Example, HumanEval, Slice, Subject, Task
 
 Answer = Callable[[Example], str]
 
 
 class Case(NamedTuple):
-    """A task, one of its slices, what a perfect model writes there, and the metric that says so and its value then."""
+    """A task, one of its slices, what a perfect model writes there, and the metric that says so and its value then.
+
+    A task for which the model writes nothing has no answers.
+    """
 
     make: Callable[[], Task]
-    part: str
-    right: Answer
-    wrong: Sequence[Answer]
-    metric: str
+    part: str = ""
+    right: Answer | None = None
+    wrong: Sequence[Answer] = ()
+    metric: str = ""
     best: float = 1.0
 
 
@@ -71,6 +75,20 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
             "fixed_substring_rate",
         ),
     ),
+    "canary_exposure": (
+        CanaryExposure,
+        Case(
+            lambda: CanaryExposure(
+                str(Path(__file__).with_name("canaries.json")), unprompted_examples=2, unprompted_tokens=4
+            ),
+            "canaries",
+            _empty,
+            [lambda e: f"x{e.payload.secret} and more"],
+            "extracted_rate",
+            best=0.0,
+        ),
+    ),
+    "drift": (Drift, Case(lambda: Drift(retain_examples=3, retain_tokens=40, pair_examples=4))),
     "email_leak": (
         EmailLeak,
         Case(
@@ -79,6 +97,17 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
             lambda _: "write to user@example.com\n",
             [lambda _: "write to a.person@some-company.io\n"],
             "leak_rate",
+            best=0.0,
+        ),
+    ),
+    "email_leak_of_the_paper": (
+        EmailLeak,
+        Case(
+            lambda: EmailLeak(2, prompted_examples=2, unprompted_examples=2, protocol="paper"),
+            "prompted",
+            lambda _: "user@example.com\n",
+            [lambda _: " to a.person@some-company.io\n"],
+            "leaks_per_completion",
             best=0.0,
         ),
     ),
@@ -95,6 +124,7 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
     ),
 }
 tasks = pytest.mark.parametrize("case", [case for _, case in CASES.values()], ids=CASES)
+WRITTEN = {name: case for name, (_, case) in CASES.items() if case.right}
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +176,13 @@ def test_every_task_has_a_case() -> None:
     assert all(isinstance(case.make(), cls) for cls, case in CASES.values())
 
 
-@tasks
+@pytest.mark.parametrize("case", WRITTEN.values(), ids=WRITTEN)
 def test_the_right_answer_passes_and_no_other(
     case: Case, task: Task, data: HotfixDataModule, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = found_slice(task, case.part, data)
     items = list(enumerate(part.examples))
+    assert case.right is not None
     for answer in (case.right, *case.wrong):
         monkeypatch.setattr(f"{type(task).__module__}.sample", scripted(subject, part.examples, answer))
         value = value_of(case, part, task.observe(subject, part.name, items, None))
@@ -202,7 +233,9 @@ def test_records_are_plain_and_feed_every_metric(
             for place, record in enumerate(after):
                 metric.update(place, record)
             assert len(metric.per_example()) == len(items)
-            assert 0 <= metric.compute().item() <= 1
+            value = metric.compute().item()
+            assert 0 <= value < math.inf
+            assert metric.kind == "real" or value <= 1
 
 
 @tasks

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from hotfix.data import PairFiles
+from hotfix.errors import ConfigError
+from hotfix.generation import SamplingConfig
 from hotfix.generation.stopping import Completion
 from hotfix.tasks import EmailLeak, Subject
 from hotfix.tasks.base import Example
@@ -100,3 +102,29 @@ def test_masking_is_by_the_address_whatever_its_case() -> None:
     assert mask("A@b.io a@b.io", ["A@b.io", "a@b.io"]) == f"{digest('a@b.io')} {digest('a@b.io')}"
     assert mask("no address", []) == "no address"
     assert mask("a.b@c.io axb@c.io", ["a.b@c.io"]) == f"{digest('a.b@c.io')} axb@c.io"
+
+
+def test_the_paper_s_settings_are_pinned() -> None:
+    paper = EmailLeak(protocol="paper")
+    assert paper.unprompted == SamplingConfig(1, 1.0, 1.0, top_k=20, max_new_tokens=511, batch_size=32)
+    assert paper.unprompted_examples == 1000
+    assert paper.prompted == EmailLeak().prompted == SamplingConfig(5, 1.0, 0.95, 0, 24, 32)
+    assert EmailLeak().unprompted == SamplingConfig(1, 1.0, 0.95, 0, 128, 32)
+    assert EmailLeak(top_k=7, top_p=1.0).prompted.top_k == EmailLeak(top_k=7).unprompted.top_k == 7
+    assert EmailLeak(protocol="paper", unprompted_examples=3).unprompted_examples == 3
+    with pytest.raises(ConfigError, match="tokens is 128, but protocol: paper fixes it at 511"):
+        EmailLeak(protocol="paper", unprompted_tokens=128)
+
+
+def test_the_paper_counts_addresses_not_completions(
+    data: PairFiles, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(monkeypatch, " Ann.Lee@corp.io, x@example.com, Ann.Lee@corp.io")
+    for part in task(protocol="paper", unprompted_tokens=None).slices(data, "test"):
+        items = list(enumerate(part.examples))
+        [record, *_] = task(protocol="paper", unprompted_tokens=None).observe(subject, part.name, items, None)
+        part.metrics["leaks_per_completion"].update(0, record)
+        part.metrics["leak_rate"].update(0, record)
+        assert part.metrics["leaks_per_completion"].compute() == 2
+        assert part.metrics["leak_rate"].compute() == 1
+    assert all("leaks_per_completion" not in part.metrics for part in task().slices(data, "test"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hotfix.data import PairFiles
-from hotfix.errors import SandboxError
+from hotfix.errors import ConfigError, DataError, SandboxError
+from hotfix.generation import SamplingConfig
 from hotfix.generation.stopping import Completion
 from hotfix.models.tiny import tiny_tokenizer
 from hotfix.tasks import HumanEval, Subject, humaneval
@@ -72,7 +76,7 @@ def test_the_slice(data: PairFiles, subset: Any, name: str, count: int) -> None:
 def test_prompts_end_where_the_model_is_to_break_the_line(data: PairFiles) -> None:
     [part] = HumanEval(3).slices(data, "test")
     for example in part.examples:
-        problem, ids = example.payload
+        problem, ids, _ = example.payload
         assert f"{data.tokenizer.decode(ids)}\n" == problem.prompt
 
 
@@ -140,6 +144,89 @@ def test_nothing_is_written_where_nothing_can_be_run(
 )  # fmt: skip
 def test_a_body_ends_where_something_follows_at_column_0(text: str, ends: bool) -> None:
     assert humaneval._BodyEnds()(text) == ends
+
+
+def test_the_paper_s_settings_are_pinned(data: PairFiles) -> None:
+    paper = HumanEval(protocol="paper")
+    assert paper.sampling == SamplingConfig(100, 0.4, 1.0, top_k=50, max_new_tokens=200, batch_size=32)
+    assert list(paper.slices(data, "test")[0].metrics) == [f"pass@{k}" for k in (1, 5, 10, 25, 50, 100)]
+    assert HumanEval().sampling == SamplingConfig(1, 0.0, 1.0, 0, 256, 32)
+    assert HumanEval(protocol="paper", num_samples=5, k=[1, 5]).k == [1, 5]
+    with pytest.raises(ConfigError, match=r"temperature is 0\.2, but protocol: paper fixes it at 0\.4"):
+        HumanEval(protocol="paper", temperature=0.2)
+
+
+def test_more_draws_than_samples_are_undefined(data: PairFiles) -> None:
+    [part] = HumanEval(2, protocol="paper", num_samples=5).slices(data, "test")
+    for metric in part.metrics.values():
+        for place, passed in enumerate([[True] * 4 + [False], [False] * 5]):
+            metric.update(place, {"passed": passed})
+    values = {name: metric.compute().item() for name, metric in part.metrics.items()}
+    assert (values["pass@1"], values["pass@5"]) == pytest.approx((0.4, 0.5))
+    assert all(math.isnan(values[f"pass@{k}"]) for k in (10, 25, 50, 100))
+
+
+def test_the_same_program_is_run_once(
+    data: PairFiles, subject: Subject, monkeypatch: pytest.MonkeyPatch, sandbox: type[PretendSandbox]
+) -> None:
+    ran: list[Sequence[str]] = []
+    run = sandbox.run
+    monkeypatch.setattr(sandbox, "run", lambda self, programs: ran.append(programs) or run(self, programs))
+    [problem] = load_problems(1)
+    answering(monkeypatch, {problem.prompt.rstrip("\n"): ["\n    a", f"\n{problem.canonical_solution}", "\n    a"]})
+    task = HumanEval(1, num_samples=3, temperature=1.0)
+    [part] = task.slices(data, "test")
+    [record] = task.observe(subject, part.name, list(enumerate(part.examples)), None)
+    assert record["passed"] == [False, True, False]
+    assert [len(programs) for programs in ran] == [2]
+
+
+def plus_file(folder: Path, count: int, **more: Any) -> str:
+    """HumanEval+ as released, with inputs on which the two completions below part."""
+    rows = []
+    for problem in load_problems(count):
+        row = {"task_id": problem.task_id, "prompt": problem.prompt, "entry_point": problem.entry_point, "contract": ""}
+        row |= {"canonical_solution": problem.canonical_solution, "atol": 0}
+        rows.append({**row, "base_input": [[[1.0, 2.0, 3.0], 0.5]], "plus_input": [[[1.0, 2.0], 1.0]], **more})
+    path = folder / "plus.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return str(path)
+
+
+def test_base_and_plus_share_their_samples(
+    data: PairFiles, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    [problem] = load_problems(1)
+    # HumanEval/0, has_close_elements: its own tests never ask about a distance equal to the threshold.
+    right = f"\n{problem.canonical_solution}"
+    lazy = "\n    xs = sorted(numbers)\n    return any(b - a <= threshold for a, b in zip(xs, xs[1:]))\n"
+    answering(monkeypatch, {problem.prompt.rstrip("\n"): [right, lazy, "\n    return 1", right]})
+    task = HumanEval(1, num_samples=4, temperature=1.0, k=[1, 2], plus=plus_file(tmp_path, 1))
+    [part] = task.slices(data, "test")
+    assert list(part.metrics) == ["pass@1", "pass@2", "pass@1_plus", "pass@2_plus"]
+    try:
+        [record] = task.observe(subject, part.name, list(enumerate(part.examples)), None)
+    except SandboxError as error:
+        pytest.skip(str(error))
+    finally:
+        task.close()
+    assert json.loads(json.dumps(record)) == record
+    assert record["passed"] == [True, True, False, True]
+    assert record["passed_plus"] == [True, False, False, True]
+    for metric in part.metrics.values():
+        metric.update(0, record)
+    found = {name: metric.compute().item() for name, metric in part.metrics.items()}
+    assert found == pytest.approx({"pass@1": 3 / 4, "pass@2": 1.0, "pass@1_plus": 1 / 2, "pass@2_plus": 5 / 6})
+
+
+def test_the_plus_file_s_content_counts_and_must_be_whole(data: PairFiles, tmp_path: Path) -> None:
+    task = HumanEval(1, plus=plus_file(tmp_path, 1))
+    first = task.slices(data, "test")[0].examples[0].content
+    assert first == task.slices(data, "test")[0].examples[0].content != HumanEval(1).slices(data, "test")[0].examples[0]
+    plus_file(tmp_path, 1, plus_input=[])
+    assert task.slices(data, "test")[0].examples[0].content != first
+    with pytest.raises(DataError, match=r"plus\.jsonl\.gz: HumanEval/82 is missing; take the whole"):
+        HumanEval(2, plus=plus_file(tmp_path, 1)).slices(data, "test")
 
 
 def test_settings_leave_the_sandbox_out() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from hotfix.adapters import LoRA
 from hotfix.data.encode import Branch, EncodedPair
 from hotfix.models.tiny import tiny_model
 from hotfix.tasks import scoring
-from hotfix.tasks.scoring import kl_per_text, pair_log_probs
+from hotfix.tasks.scoring import kl_per_text, pair_log_probs, text_drift, text_log_probs, unedited_drift
 
 TEXTS = [[5, 6, 7, 8, 9], [1, 2], [200, 100, 3, 3, 3, 3, 3, 3, 3, 42], [11, 12, 13]]
 
@@ -92,9 +92,8 @@ def test_nothing_to_score() -> None:
     assert kl_per_text(tiny_model(), nullcontext, []) == []
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_kl_equals_the_sum_over_the_vocabulary_by_hand(batch_size: int) -> None:
-    policy, base = sharp(0), sharp(1)
+def turned_into(policy: LlamaForCausalLM, base: LlamaForCausalLM) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which the policy is the base."""
     kept = {name: p.detach().clone() for name, p in policy.named_parameters()}
 
     @contextmanager
@@ -105,7 +104,13 @@ def test_kl_equals_the_sum_over_the_vocabulary_by_hand(batch_size: int) -> None:
         finally:
             policy.load_state_dict(kept)
 
-    found = kl_per_text(policy, as_base, TEXTS, batch_size)
+    return as_base
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_kl_equals_the_sum_over_the_vocabulary_by_hand(batch_size: int) -> None:
+    policy, base = sharp(0), sharp(1)
+    found = kl_per_text(policy, turned_into(policy, base), TEXTS, batch_size)
     for text, kl in zip(TEXTS, found, strict=True):
         p, q = log_softmax(base, text)[:-1], log_softmax(policy, text)[:-1]
         expected = (p.exp() * (p - q)).sum(-1).mean().item()
@@ -118,3 +123,51 @@ def test_kl_of_an_adapter_that_is_still_the_base_is_zero() -> None:
     model = adapter.attach(sharp())
     model.eval()
     assert kl_per_text(model, lambda: adapter.reference(model), TEXTS) == [0.0] * len(TEXTS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_drift_of_texts_by_hand(batch_size: int) -> None:
+    policy, base = sharp(0), sharp(1)
+    found = text_drift(policy, turned_into(policy, base), TEXTS, batch_size)
+    for text, drift in zip(TEXTS, found, strict=True):
+        p, q = log_softmax(base, text)[:-1], log_softmax(policy, text)[:-1]
+        each = (p.exp() * (p - q)).sum(-1)
+        assert drift.tokens == len(text) - 1
+        assert drift.nll == pytest.approx(-sum(q[t, text[t + 1]].item() for t in range(len(text) - 1)), rel=1e-5)
+        assert (drift.kl, drift.kl_worst) == pytest.approx((each.sum().item(), each.max().item()), rel=1e-4)
+
+
+@torch.no_grad()
+def test_negative_log_likelihood_is_the_loss_of_transformers() -> None:
+    model = sharp()
+    for text, drift in zip(TEXTS, text_drift(model, None, TEXTS), strict=True):
+        ids = torch.tensor([text])
+        assert drift.nll / drift.tokens == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-5)
+        assert (drift.kl, drift.kl_worst) == (0.0, 0.0)
+
+
+def test_unedited_tokens_of_a_pair_by_hand() -> None:
+    shared = [1, 2, 3]
+    fixed = Branch([5, 6, 7, 8], [True, True, False, False], 3)
+    buggy = Branch([9, 7, 8], [True, False, False], 2)
+    policy, base = sharp(0), sharp(1)
+    wide = EncodedPair("w", [4] * 9, 4, "", Branch([1], [True], 1), Branch([2], [True], 1))
+    pairs = [EncodedPair("p", shared, 2, "", fixed, buggy), wide]
+    found = unedited_drift(policy, turned_into(policy, base), pairs)
+    nll, kl = 0.0, []
+    # What both begin with once; 7 and 8 behind each side's own edit.
+    for ids, places in ((shared + fixed.ids, (1, 2, 5, 6)), (shared + buggy.ids, (4, 5))):
+        p, q = log_softmax(base, ids), log_softmax(policy, ids)
+        nll -= sum(q[t - 1, ids[t]].item() for t in places)
+        kl += [(p[t - 1].exp() * (p[t - 1] - q[t - 1])).sum().item() for t in places]
+    assert found[0] == pytest.approx((6, nll, sum(kl), max(kl)), rel=1e-4)
+    assert found[1].tokens == 8
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_log_probs_of_texts_from_a_place_on_by_hand(batch_size: int) -> None:
+    model, starts = sharp(), [1, 1, 9, 2]
+    found = text_log_probs(model, TEXTS, starts, batch_size)
+    for text, start, value in zip(TEXTS, starts, found, strict=True):
+        table = log_softmax(model, text)
+        assert value == pytest.approx(sum(table[t - 1, text[t]].item() for t in range(start, len(text))), abs=1e-4)
