@@ -64,8 +64,9 @@ class PrefixTuning(PeftAdapter):
     def _start_at_activations(self, model: PeftModel) -> None:
         base = plain_model(model)
         config = base.config.get_text_config()
-        first = next((t for t in (config.bos_token_id, config.eos_token_id) if isinstance(t, int)), 0)
         ids = torch.randint(0, config.vocab_size, (1, self.num_virtual_tokens))
-        ids[0, 0] = first
+        first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+        if isinstance(first, int) and first < config.vocab_size:
+            ids[0, 0] = first
         cache = base(input_ids=ids.to(base.device), use_cache=True).past_key_values
         initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)

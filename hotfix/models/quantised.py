@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from hotfix.errors import ConfigError
+from hotfix.errors import ConfigError, ModelError
 
 __all__ = ["Bits", "check_library", "load_quantised", "reload_quantised"]
 
 Bits: TypeAlias = Literal[4, 8]
+_BLOCK = 64
 
 
 def check_library(bits: int) -> None:
@@ -43,6 +44,7 @@ def load_quantised(place: str, bits: Bits, dtype: torch.dtype, device: torch.dev
 
     Raises:
         ConfigError: bitsandbytes isn't installed.
+        ModelError: it would compute this model wrongly on this device.
     """
     check_library(bits)
     # On a CPU each 8-bit layer tells in each pass that it rounds its input to float16.
@@ -50,8 +52,10 @@ def load_quantised(place: str, bits: Bits, dtype: torch.dtype, device: torch.dev
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         place, dtype=dtype, quantization_config=_config(bits, dtype), device_map={"": device}
     )
-    for layer in model.modules():
-        _keep_layout(layer)
+    for name, layer in model.named_modules():
+        if type(layer).__name__ == "Linear4bit":
+            _keep_layout(layer)
+            _check_width(name, layer, device)
     model.eval()
     return model
 
@@ -76,10 +80,18 @@ def _config(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _keep_layout(layer: Any) -> None:  # noqa: ANN401  a layer of bitsandbytes, which may not be there
-    """Stop 4-bit layers on a CPU from repacking their weights in the first pass of inference.
+    """Stop a 4-bit layer on a CPU from repacking its weights in the first pass of inference.
 
-    What they pack for AVX-512 rounds the scales again, so the base would change under the adapter, passes no gradient
+    What it packs for AVX-512 rounds the scales again, so the base would change under the adapter, passes no gradient
     on, so that nothing below the highest layer would train, and refuses layers of odd shapes.
     """
-    if hasattr(layer, "support_avx512bf16_for_cpu"):
-        layer.support_avx512bf16_for_cpu = False
+    layer.support_avx512bf16_for_cpu = False
+
+
+def _check_width(name: str, layer: Any, device: torch.device) -> None:  # noqa: ANN401  see above
+    """Refuse the layers whose 4-bit weights bitsandbytes reads back wrongly: on a CPU it lets no block go over rows."""
+    if device.type == "cpu" and layer.in_features % _BLOCK:
+        raise ModelError(
+            f"{name} has {layer.in_features} inputs, and on a CPU bitsandbytes reads 4-bit weights back wrongly where "
+            f"that is no multiple of {_BLOCK}; use 8 bits, hotfix.adapters.LoRA, or a GPU"
+        )

@@ -12,12 +12,13 @@ import torch
 from contract_seams import assert_complete
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from hotfix.adapters import IA3, Adapter, FullFineTuning, LoRA, PrefixTuning, QLoRA
 from hotfix.errors import ConfigError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.loading import load_causal_lm
+from hotfix.models.quantised import reload_quantised
 from hotfix.models.states import check_halves, own_precision
 from hotfix.patches import AdapterPatch, Patch, Provenance, WeightDelta, load_patch, save_patch
 
@@ -61,7 +62,15 @@ IDS = torch.arange(1, 41).reshape(2, 20)
 
 def base_for(adapter: Adapter, dtype: Any = "float32") -> PreTrainedModel:
     """The base as the adapter asks for it; a new one each time, and always the same."""
-    return load_causal_lm("tiny", dtype, adapter.bits)
+    if adapter.bits is None:
+        return load_causal_lm("tiny", dtype)
+    # The tiny model's layers are too narrow for 4 bits on a CPU.
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wide = LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=False, **sizes))
+    wide.to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    return reload_quantised(wide, adapter.bits, torch.device("cpu"))
 
 
 def logits(model: nn.Module) -> Tensor:
