@@ -40,7 +40,12 @@ _QUIET = (
 
 
 class HotfixCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, with a folder for each run."""
+    """`fit`, `validate`, `test` and `predict`, with a folder for each run; `preview`, which leaves none."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ours, each with the arguments that the configuration doesn't give."""
+        return {**LightningCLI.subcommands(), "preview": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is the run's rather than the trainer's, the model's or the data's."""

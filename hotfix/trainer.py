@@ -1,10 +1,19 @@
-"""Lightning's trainer with the settings that hotfix can't work without."""
+"""Lightning's trainer with the settings that hotfix can't work without, and the verbs that look at data."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from rich.rule import Rule
+
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.encode import encode_text
+from hotfix.data.preview import pair_view, text_view
+from hotfix.losses import Objective
+from hotfix.modules import HotfixModule
+from hotfix.types import Split
 
 __all__ = ["HotfixTrainer"]
 
@@ -16,3 +25,43 @@ class HotfixTrainer(Trainer):
         kwargs["use_distributed_sampler"] = False
         kwargs.setdefault("num_sanity_val_steps", 0)
         super().__init__(*args, **kwargs)
+
+    def preview(
+        self, model: LightningModule, datamodule: HotfixDataModule, count: int = 3, split: Split = "train"
+    ) -> None:
+        """Show rows as the model sees them, with what is learned, unlearned and retained; loads no model.
+
+        Args:
+            model: whose objective is named, and whose comments are shown where it hotfixes the prompt.
+            datamodule: the rows.
+            count: how many pairs, evenly spaced; a third as many retain texts.
+            split: of which split.
+        """
+        console = Console(soft_wrap=True, highlight=False)
+        data = datamodule.rewritten(model.rewrite) if isinstance(model, HotfixModule) else datamodule
+        pairs = data.pairs(split)
+        count = max(0, min(count, len(pairs)))
+        for i in range(count):
+            pair = pairs[i * len(pairs) // count]
+            console.print(Rule(style="dim"), pair_view(pair, data.encoder(pair), data.tokenizer))
+        for text in data.retain_texts(split, -(-count // 3)):
+            ids = encode_text(data.tokenizer, text.text).ids[: data.retain_length]
+            console.print(Rule(style="dim"), text_view(text.id, ids, data.tokenizer))
+        console.print(
+            Rule(style="dim"), f"{len(pairs)} pairs in {split}; {{+learned+}} {{-unlearned-}} others retained"
+        )
+        for line in _terms(model):
+            console.print(line)
+
+
+def _terms(model: LightningModule) -> list[str]:
+    """What the objective makes of the tokens, a line a term."""
+    objective = getattr(model, "objective", None)
+    if not isinstance(objective, Objective):
+        return []
+    return [f"{name}: {type(term).__name__}({_settings(term)})" for name, term in objective.named_terms()]
+
+
+def _settings(term: object) -> str:
+    plain = {key: value for key, value in vars(term).items() if not key.startswith("_") and key != "training"}
+    return ", ".join(f"{key}={value}" for key, value in plain.items() if isinstance(value, str | int | float | dict))
