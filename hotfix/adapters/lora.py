@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from peft import LoraConfig, PeftModel, TaskType
+from torch import nn
 from transformers import PreTrainedModel
 
 from hotfix.adapters.base import PeftAdapter
+from hotfix.adapters.contrastive import start_contrastively
 from hotfix.adapters.targets import check_layers, check_targets, linear_names
+from hotfix.data.encode import EncodedPair
 from hotfix.errors import ConfigError
 
 __all__ = ["LoRA"]
@@ -21,6 +27,8 @@ class LoRA(PeftAdapter):
         dropout: of the layer's input, on the adapter's path only.
         target_modules: names of the layers, by their last part (`q_proj`), or `all-linear` for all but the head.
         layers: indices of the decoder blocks to adapt; null for all.
+        init: of A. `random` as in the paper; `contrastive` reads, from the first step on, where the inputs at edited
+            tokens differ from retain text (see `hotfix.adapters.contrastive`): more is learnt for the same drift.
         dora: learn each row's length apart from its direction (DoRA, Liu et al. 2024, https://arxiv.org/abs/2402.09353,
             eq. 5): nearer to full fine-tuning, at about twice the time.
         rslora: scale by `alpha / sqrt(rank)` (rsLoRA, Kalajdzievski 2023, https://arxiv.org/abs/2312.03732), so that
@@ -36,6 +44,7 @@ class LoRA(PeftAdapter):
         layers: list[int] | None = None,
         dora: bool = False,
         rslora: bool = False,
+        init: Literal["random", "contrastive"] = "random",
     ) -> None:
         if rank < 1:
             raise ConfigError(f"adapter.init_args.rank is {rank}, expected at least 1")
@@ -46,6 +55,7 @@ class LoRA(PeftAdapter):
         self.layers = layers
         self.dora = dora
         self.rslora = rslora
+        self.init = init
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Wrap the model; adapter weights are float32 whatever the base's precision."""
@@ -74,3 +84,15 @@ class LoRA(PeftAdapter):
             use_dora=self.dora,
             use_rslora=self.rslora,
         )
+
+    def start_from(self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]) -> None:
+        """Turn A towards the pairs, where asked for."""
+        if self.init == "random":
+            return
+        if not pairs or not retain:
+            raise ConfigError(
+                "adapter.init_args.init is contrastive, which needs training pairs and retain text; set "
+                "data.init_args.retain, or init to random"
+            )
+        with self.reference(model):
+            start_contrastively(model, pairs, retain)
