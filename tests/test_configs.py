@@ -35,7 +35,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 7 + len(OBJECTIVES) + len(STUDIES)
+    assert len(CONFIGS) == 8 + len(OBJECTIVES) + len(STUDIES)
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
     assert {"configs/lora.yaml", "configs/recipe/full.yaml", "configs/recipe/online.yaml", SMOKE} == set(RECIPES)

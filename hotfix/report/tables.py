@@ -112,8 +112,12 @@ def render(table: Table, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
-def markdown_table(results: Mapping[str, Any]) -> str:
+def markdown_table(results: Mapping[str, Any], groups: bool = False) -> str:
     """The content of a ``results.json`` as a Markdown table, one line a metric.
+
+    Args:
+        results: the content.
+        groups: show the groups of a slice (its kinds of bug, where it reports them) behind it, as ``slice/group``.
 
     >>> slices = {"all": {"before": {"kl": {"value": 0.5, "n": 8, "low": 0.4, "high": 0.6}}}}
     >>> print(markdown_table({"tasks": {"email": slices}}).splitlines()[2])
@@ -123,7 +127,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
         "| task | slice | metric | before | after | change | test | n |",
         "|---|---|---|---:|---:|---:|---|---:|",
     ]
-    for row in _rows(results):
+    for row in _rows(results, groups):
         test = _MISSING if not row.test else f"{row.test.get('test', '')}, {_p_value(row.test.get('p'))}"
         before, after = _estimate(row.before, " "), _estimate(row.after, " ")
         cells = [row.task, row.slice_name, row.metric, before, after, row.change, test, row.n]
@@ -131,12 +135,18 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(results: Mapping[str, Any]) -> Iterator[_Row]:
+def _rows(results: Mapping[str, Any], groups: bool = False) -> Iterator[_Row]:
     for task, slices in results.get("tasks", {}).items():
-        for slice_name, parts in slices.items():
+        for slice_name, parts in _with_groups(slices) if groups else slices.items():
             before, after, tests = (parts.get(part) or {} for part in ("before", "after", "tests"))
             for metric in {**before, **after, **tests}:
                 yield _row(task, slice_name, metric, *(part.get(metric) or {} for part in (before, after, tests)))
+
+
+def _with_groups(slices: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for slice_name, parts in slices.items():
+        yield slice_name, parts
+        yield from ((f"{slice_name}/{group}", found) for group, found in (parts.get("groups") or {}).items())
 
 
 def _row(

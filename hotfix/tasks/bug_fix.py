@@ -54,9 +54,9 @@ class BugFix(Task):
         temperature: of sampling; null for the protocol's (1).
         top_p: nucleus of sampling; null for the protocol's (1, paper 0.95).
         max_new_tokens: longest completion; null for the protocol's (32, paper 64).
-        efficacy_examples: at most this many trained contexts, evenly spaced; null for all.
-        generalisation_examples: at most this many unseen contexts, evenly spaced; null for all.
-        specificity_examples: unrelated functions, taken from the test part of the retain text.
+        efficacy_examples: at most this many trained contexts, evenly spaced; null for all, 0 leaves the slice out.
+        generalisation_examples: the same of unseen contexts.
+        specificity_examples: unrelated functions, taken from the test part of the retain text; 0 leaves the slice out.
         specificity_prompt: tokens of each that are the prompt.
         specificity_tokens: tokens that are continued greedily.
         batch_size: completions decoded together.
@@ -215,6 +215,8 @@ class BugFix(Task):
         return Example(pair.id, pair.rule or pair.id, (pair, encoded, prompt), content)
 
     def _unrelated(self, data: HotfixDataModule) -> list[Example]:
+        if not self.specificity_examples:
+            return []
         texts = data.retain_texts("test", 4 * self.specificity_examples)
         examples: list[Example] = []
         for text in texts:

@@ -178,3 +178,29 @@ def test_table_of_a_narrow_terminal_breaks_no_word() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "p_fixed_at_edit" in text
     assert "240" not in row_of(text, "p_fixed_at_edit")
+
+
+def test_groups_are_shown_behind_their_slice_when_asked_for() -> None:
+    results = Results("demo")
+    for rate, part in ((0.5, "before"), (0.25, "after")):
+        results.add("bug_fix", "generalisation", part, {"buggy_rate": Estimate(rate, 20, 0.1, 0.9)})  # type: ignore[arg-type]
+        by_group = {name: {"buggy_rate": Estimate(rate, 10, 0.1, 0.9)} for name in ("NUMERAL", "OPERAND")}
+        results.add_groups("bug_fix", "generalisation", part, by_group)  # type: ignore[arg-type]
+    plain, whole = (markdown_table(results.to_dict(), groups).splitlines()[2:] for groups in (False, True))
+    assert [line.split(" | ")[1] for line in plain] == ["generalisation"]
+    assert [line.split(" | ")[1] for line in whole] == [
+        "generalisation",
+        "generalisation/NUMERAL",
+        "generalisation/OPERAND",
+    ]
+    assert whole[0] == plain[0]
+    assert whole[1].endswith("| 0.500 [0.100, 0.900] | 0.250 [0.100, 0.900] | -0.250 | - | 10 |")
+
+
+def test_the_paper_s_counts_change_by_ratios() -> None:
+    results = Results("demo")
+    for rate, part in ((0.1, "before"), (0.25, "after")):
+        found = {name: Estimate(rate, 20, 0.0, 1.0) for name in ("fixed_substring_rate", "fixed_rate")}
+        results.add("bug_fix", "generalisation", part, found)  # type: ignore[arg-type]
+    lines = markdown_table(results.to_dict()).splitlines()[2:]
+    assert [line.split(" | ")[5] for line in lines] == ["x2.50", "+0.150"]

@@ -103,6 +103,12 @@ def test_no_unseen_pairs_and_no_retain_text_leave_slices_out(data: PairFiles) ->
     assert list(by_name(task().slices(bare, "test"))) == ["efficacy"]
 
 
+@pytest.mark.parametrize("name", ["efficacy", "generalisation", "specificity"])
+def test_no_examples_leave_a_slice_out(data: PairFiles, name: str) -> None:
+    found = by_name(task(**{f"{name}_examples": 0}).slices(data, "test"))
+    assert set(found) == {"efficacy", "generalisation", "specificity"} - {name}
+
+
 def test_records_of_pairs(data: PairFiles, subject: Subject) -> None:
     part = by_name(task().slices(data, "test"))["generalisation"]
     records = task().observe(subject, part.name, list(enumerate(part.examples)), None)
