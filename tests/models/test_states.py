@@ -19,6 +19,7 @@ from hotfix.errors import ModelError
 from hotfix.models import states
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import check_halves, head_logits, hidden_states, plain_model
+from hotfix.models.tiny import tiny_model
 
 VOCAB = 64
 _IDS = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -181,3 +182,17 @@ def test_adapters_stay_on_under_the_wrapper(tiny: LlamaForCausalLM) -> None:
 def test_something_else_is_no_model() -> None:
     with pytest.raises(ModelError, match=r"^Linear is not a transformers model$"):
         plain_model(nn.Linear(1, 1))
+
+
+def test_short_rows_have_the_gradient_of_the_blocked_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    rows = TokenRows(torch.arange(24).reshape(2, 12), torch.arange(12).repeat(2, 1), torch.zeros(2, 12).long())
+    found = []
+    for limit in (128, 0):
+        monkeypatch.setattr("hotfix.models.states._SHORT", limit)
+        model.zero_grad()
+        hidden_states(model, rows).square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0]
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-4)
