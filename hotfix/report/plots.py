@@ -199,6 +199,7 @@ def _number(text: str | None) -> float:
 
 def _thinned(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     """At most so many points; each is the mean of its neighbours, so that noise doesn't turn into shape."""
-    size = -(-len(points) // _MOST_POINTS)
-    blocks = [points[i : i + size] for i in range(0, len(points), size)]
+    count, total = min(_MOST_POINTS, len(points)), len(points)
+    # Blocks of like size: a last one of a single point would stand out.
+    blocks = [points[i * total // count : (i + 1) * total // count] for i in range(count)]
     return tuple((sum(p[0] for p in b) / len(b), sum(p[1] for p in b) / len(b)) for b in blocks)

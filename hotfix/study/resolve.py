@@ -1,8 +1,8 @@
 """Says what configuration a command line comes to, in a process of its own.
 
 Every arm is resolved before the first one starts: a wrong key in the last arm shows at once and not after hours. The
-command line needs torch, which the study itself does without; so this module runs as `python -m hotfix.study.resolve`,
-reads lists of arguments as JSON and answers with YAML or with what is wrong.
+command line needs torch, which the study itself does without; so `main` runs in a process of its own, reads lists of
+arguments as JSON and answers with YAML or with what is wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def resolve(commands: Sequence[Sequence[str]]) -> list[str | HotfixError]:
     Raises:
         ConfigError: the process that resolves them broke down.
     """
-    words = [sys.executable, "-m", "hotfix.study.resolve"]
+    words = [sys.executable, "-c", "from hotfix.study.resolve import main; main()"]
     done = subprocess.run(words, input=json.dumps(commands), capture_output=True, text=True, check=False)
     # What a user's own class prints on import comes before the answer.
     answer = done.stdout.rpartition("\n")[2]
@@ -65,7 +65,3 @@ def main() -> None:
 
 def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
-if __name__ == "__main__":
-    main()

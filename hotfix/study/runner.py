@@ -65,7 +65,12 @@ class _Live:
 
 
 def run_all(
-    runs: Sequence[Run], workers: int, watcher: Watcher, environment: Mapping[str, str], lock: int | None = None
+    runs: Sequence[Run],
+    workers: int,
+    watcher: Watcher,
+    environment: Mapping[str, str],
+    lock: int | None = None,
+    program: Sequence[str] = (sys.executable, "-m", "hotfix"),
 ) -> list[Ended]:
     """Run these, at most `workers` at once, and return how each ended.
 
@@ -77,6 +82,7 @@ def run_all(
         watcher: is told what happens.
         environment: of the processes.
         lock: file descriptor of a lock that the processes keep, also when this one is killed.
+        program: that takes a run's command.
 
     Raises:
         KeyboardInterrupt: the user stopped it; every process has ended.
@@ -88,7 +94,7 @@ def run_all(
             while todo and len(live) < workers:
                 slot = min(set(range(workers)) - {one.slot for one in live})
                 own = {**environment, **_share(slot, workers, devices)}
-                live.append(_start(todo.pop(0), slot, own, lock))
+                live.append(_start(todo.pop(0), slot, own, lock, program))
                 watcher.started(live[-1].run)
             for one in [one for one in live if one.process.poll() is not None]:
                 live.remove(one)
@@ -109,9 +115,10 @@ def visible_devices(environment: Mapping[str, str]) -> list[str]:
     told = environment.get("CUDA_VISIBLE_DEVICES")
     if told is not None:
         return [name.strip() for name in told.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi", path=environment.get("PATH")) is None:
+    tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
+    if tool is None:
         return []
-    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    done = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
     return [str(i) for i in range(len(lines))] if done.returncode == 0 else []
 
@@ -128,12 +135,12 @@ def _share(slot: int, workers: int, devices: Sequence[str]) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, cores // workers))}
 
 
-def _start(run: Run, slot: int, environment: Mapping[str, str], lock: int | None) -> _Live:
+def _start(run: Run, slot: int, environment: Mapping[str, str], lock: int | None, program: Sequence[str]) -> _Live:
     words = prepare(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     output = (run.folder / _OUTPUT).open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "hotfix", *words],
+        [*program, *words],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -255,7 +256,7 @@ class _Reader:
         return value
 
     def file(self, value: object, where: str) -> Path:
-        path = self.path.parent / str(value)
+        path = Path(os.path.normpath(self.path.parent / str(value)))
         if path.is_file():
             return path
         near = {p.stem: p for p in sorted(path.parent.glob("*.yaml"))} if path.parent.is_dir() else {}
