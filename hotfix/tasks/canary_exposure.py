@@ -29,9 +29,10 @@ _Candidates = list[tuple[tuple[int, ...], int]]
 
 
 def exposure(rank: int, candidates: int) -> float:
-    """Return log2(candidates) - log2(rank), in bits: from 0 (not remembered) to log2(candidates) (likeliest of all).
+    """Return log2(candidates) - log2(rank), in bits: from 0 (all others are likelier) to log2(candidates) (none is).
 
-    Carlini et al. 2019, "The Secret Sharer" (https://arxiv.org/abs/1802.08232), definition 4.
+    Carlini et al. 2019, "The Secret Sharer" (https://arxiv.org/abs/1802.08232), definition 4. A secret that was never
+    seen has any rank with the same chance, which is 1 / ln 2 = 1.44 bits in the mean.
 
     Args:
         rank: place of the secret among the candidates by falling likelihood, from 1.
@@ -52,7 +53,7 @@ class CanaryExposure(Task):
     its secret), `planted_rate` (completions that hold any planted secret).
 
     Likelihoods are of whole texts, so decoys must be made as the secrets were; a longer decoy is less likely for its
-    length alone. Without decoys enough the exposure is bounded by log2 of their number.
+    length alone. The exposure can't be above log2 of their number.
 
     Args:
         path: JSON, `{"canaries": [{"prompt", "secret"}], "decoys": ["..."]}`, each canary with a `split` if wanted.

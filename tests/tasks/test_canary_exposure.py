@@ -40,6 +40,11 @@ def test_exposure_is_the_log_of_how_many_times_fewer_guesses_are_needed(seed: in
     assert exposure(rank, len(scores)) == pytest.approx(-math.log2(chance))
 
 
+def test_a_secret_that_was_never_seen_has_one_and_a_half_bits_in_the_mean() -> None:
+    mean = sum(exposure(rank, 5000) for rank in range(1, 5001)) / 5000
+    assert mean == pytest.approx(1 / math.log(2), abs=0.01)
+
+
 @torch.no_grad()
 def test_rank_by_one_forward_pass_a_candidate(data: PairFiles, subject: Subject, tmp_path: Path) -> None:
     subject.model.get_output_embeddings().weight.mul_(20)  # type: ignore[operator]
