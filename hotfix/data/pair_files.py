@@ -63,7 +63,7 @@ class PairFiles(HotfixDataModule):
     Columns: `prefix`, `buggy`, `fixed`, and where there is one `id`, `suffix`, `rule`, `split`; or
     `condition`/`bug`/`fix`/`post_conditional`, or `prompt`/`chosen`/`rejected`; or any, by `columns`. Where rows have a
     `split` column, each of the first three arguments takes its own rows, so one file can serve all three. A file
-    without one that stands under several of the three is dealt to them by `split_by`.
+    without one that stands under `train` and another is dealt to them by `split_by`.
 
     Args:
         train: file or files to train on; `efficacy` is measured on them.
@@ -173,8 +173,9 @@ class PairFiles(HotfixDataModule):
             if pairs and not wanted:
                 hint = f"they are of {', '.join(sorted({pair.rule for pair in pairs})):.200}"
                 raise DataError("every pair is left out by data.init_args.rules or min_prefix_lines", path, hint=hint)
-            several = sum(path in map(Path, files) for files in self._files.values()) > 1
-            self._parsed[path] = self.splitter(wanted, str(path)) if several else wanted
+            under = [split for split, files in self._files.items() if path in map(Path, files)]
+            deal = len(under) > 1 and "train" in under
+            self._parsed[path] = self.splitter(wanted, str(path)) if deal else wanted
         return self._parsed[path]
 
     def _parse(self, row: Mapping[str, Any], path: Path, line: int) -> list[CodePair]:
