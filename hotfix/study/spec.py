@@ -251,8 +251,8 @@ class _Reader:
 
     def name(self, value: object, where: str) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
-            said = "letters, digits and _ . + = - (it is a folder's name)"
-            raise ConfigError(f"{self.path}: {where}: {value!r:.80} can't be a name; use at most 64 {said}")
+            hint = "it is a folder's: at most 64 letters, digits and _ . + = -, a letter or digit first"
+            raise ConfigError(f"{self.path}: {where}: {value!r:.80} can't be a name; {hint}")
         return value
 
     def file(self, value: object, where: str) -> Path:

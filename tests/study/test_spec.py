@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,19 @@ def test_wandb_is_off_on_or_given(folder: Path) -> None:
 def test_what_can_not_work_is_said(folder: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_study(written(folder, text))
+
+
+def test_the_readme_s_study_is_one(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    blocks = re.findall(r"```yaml\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = [block for block in blocks if block.startswith("recipe:")]
+    (tmp_path / "study").mkdir()
+    for name in ("lora.yaml", "objective"):
+        (tmp_path / name).symlink_to(root / "configs" / name)
+    study = load_study(written(tmp_path / "study", text))
+    assert [arm.name for arm in study.arms] == ["npo", "gentle", "dpo-lora", "dpo-dora", "prod-lora"]
+    assert study.arms[1].overrides == {"model": {"init_args": {"learning_rate": 5e-4}}}
+    assert (study.arms[1].seeds, study.wandb) == ((0,), {})
 
 
 def test_a_study_that_is_not_there(folder: Path) -> None:
