@@ -67,7 +67,11 @@ def cut_out(before: str, after: str, edits: Edits) -> Excerpt:
     ('go()', 'log()\n    go()')
     """
     starts, ends = [side[0][0] for side in edits if side], [side[-1][1] if side else 0 for side in edits]
-    start = before.rfind("\n", 0, min([*starts, common_prefix_length(before, after)])) + 1
+    parting = common_prefix_length(before, after)
+    first = min([*starts, parting])
+    # A line break before an inserted line is as good as the one behind it: the statement begins where the texts part.
+    first = parting if before[first:parting].isspace() else first
+    start = before.rfind("\n", 0, first) + 1
     behind = min(
         len(before) - max(ends[0], start),
         len(after) - max(ends[1], start),
@@ -82,14 +86,14 @@ def cut_out(before: str, after: str, edits: Edits) -> Excerpt:
     while start and _blank(a, b):
         first = before.rfind("\n", 0, start - 1) + 1
         a, b, start = before[first:start] + a, before[first:start] + b, first
-    indent = min([_indentation(a), _indentation(b), *(first - start for first in starts)])
+    indent = max(0, min([_indentation(a), _indentation(b), *(place - start for place in starts if place >= start)]))
     start += indent
     return Excerpt(
         prefix=before[:start],
         buggy=a[indent:],
         fixed=b[indent:],
         suffix=tail[kept:],
-        edits=Edits(*(tuple((begin - start, end - start) for begin, end in side) for side in edits)),
+        edits=Edits(*(tuple((max(0, a - start), max(0, b - start)) for a, b in side) for side in edits)),
     )
 
 
