@@ -35,10 +35,11 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 8 + len(OBJECTIVES) + len(STUDIES)
+    assert len(CONFIGS) == 9 + len(OBJECTIVES) + len(STUDIES)
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
-    assert {"configs/lora.yaml", "configs/recipe/full.yaml", "configs/recipe/online.yaml", SMOKE} == set(RECIPES)
+    named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online")}
+    assert {"configs/lora.yaml", SMOKE, *named} == set(RECIPES)
 
 
 @pytest.mark.parametrize("config", RECIPES)

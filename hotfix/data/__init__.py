@@ -1,6 +1,7 @@
 """Code in, batches out; nothing here knows of a model beyond its tokenizer."""
 
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.exposure import Exposure
 from hotfix.data.hub_dataset import HubDataset
 from hotfix.data.jesse_csv import JesseCSV
 from hotfix.data.many_sstubs import ManySStuBs4J
@@ -14,6 +15,7 @@ __all__ = [
     "SVEN",
     "Chat",
     "CodePair",
+    "Exposure",
     "FillInTheMiddle",
     "HotfixDataModule",
     "HubDataset",
