@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -19,6 +20,7 @@ commands:
   validate   measure a patch or checkpoint on the validation contexts
   test       measure a patch or checkpoint on the test contexts
   predict    write what the patched model completes
+  check      look for rows that would spoil a training or a measurement
   preview    show rows as the model sees them, learned and unlearned tokens marked
   compare    run a study's arms and seeds; one table and one page out of all
 
@@ -44,6 +46,8 @@ def main() -> None:
         return
     # A configuration without these would let the tokenizers' threads and the hub's retries slow every start.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # peft imports bitsandbytes where it is installed, which then tells every start of a kernel that it doesn't need.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if arguments[0] == "compare":
             from hotfix.study.compare import main as compare

@@ -6,9 +6,10 @@ import logging
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jsonargparse import Namespace
@@ -20,12 +21,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from hotfix.callbacks import Interrupt, Measure, Predictions, RunFolder
 from hotfix.callbacks.checkpoint import Checkpoint
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.errors import ConfigError, HotfixError, PatchError
+from hotfix.data.quality import find_problems
+from hotfix.data.quality_table import told
+from hotfix.errors import ConfigError, DataError, HotfixError, PatchError
 from hotfix.parser import HotfixParser, root_cause
 from hotfix.trainer import HotfixTrainer
 
 __all__ = ["HotfixCLI", "main"]
 
+log = logging.getLogger(__name__)
+# Findings that a fit logs one by one.
+_TOLD = 10
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
 _QUIET = (
     # Lightning can't know that our loader needs no workers.
@@ -40,12 +46,13 @@ _QUIET = (
 
 
 class HotfixCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, with a folder for each run; `preview`, which leaves none."""
+    """`fit`, `validate`, `test` and `predict`, with a folder for each run; `preview` and `check`, which leave none."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs and ours, each with the arguments that the configuration doesn't give."""
-        return {**LightningCLI.subcommands(), "preview": {"model", "datamodule"}}
+        own = {verb: {"model", "datamodule"} for verb in ("preview", "check")}
+        return {**LightningCLI.subcommands(), **own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is the run's rather than the trainer's, the model's or the data's."""
@@ -104,6 +111,27 @@ class HotfixCLI(LightningCLI):
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""
         parser = self._parser(self.subcommand)
+    def before_fit(self) -> None:
+        """Look at the rows before anything expensive starts."""
+        how = self.config["fit"].check
+        if how == "off":
+            return
+        found = find_problems(self.datamodule)
+        for finding in found[:_TOLD]:
+            log.warning("%s", told(finding))
+        if len(found) > _TOLD:
+            log.warning("and %d more; `hotfix check` lists them", len(found) - _TOLD)
+        errors = [finding for finding in found if finding.severity == "error"]
+        if errors and how == "error":
+            more = f" (and {len(errors) - 1} more errors, which `hotfix check` lists)" if len(errors) > 1 else ""
+            raise DataError(f"{told(errors[0])}{more}", hint="or go on all the same with --check warn")
+
+    def check(self, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own arguments
+        """Print what is wrong with the rows; the exit status says whether they may be trained on."""
+        found = self.trainer.check(**kwargs)
+        if any(finding.severity == "error" for finding in found):
+            sys.exit(1)
+
         return str(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
 
 

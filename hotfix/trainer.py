@@ -11,6 +11,8 @@ from rich.rule import Rule
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
 from hotfix.data.preview import pair_view, text_view
+from hotfix.data.quality import Finding, find_problems
+from hotfix.data.quality_table import quality_table
 from hotfix.losses import Objective
 from hotfix.modules import HotfixModule
 from hotfix.types import Split
@@ -52,6 +54,18 @@ class HotfixTrainer(Trainer):
         )
         for line in _terms(model):
             console.print(line)
+
+    def check(self, model: LightningModule, datamodule: HotfixDataModule, limit: int = 20) -> list[Finding]:
+        """Look for what is wrong with the rows, and print it; `hotfix check` ends with 1 where an error is found.
+
+        Args:
+            model: not looked at; a configuration names one.
+            datamodule: the rows.
+            limit: at most this many findings of a kind are printed.
+        """
+        found = find_problems(datamodule)
+        Console().print(quality_table(found, limit))
+        return found
 
 
 def _terms(model: LightningModule) -> list[str]:
