@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from hotfix.callbacks import Interrupt, Measure, Predictions, RunFolder
+from hotfix.callbacks import Interrupt, Measure, Predictions, RunFolder, Until
 from hotfix.callbacks.checkpoint import Checkpoint
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.quality import find_problems
@@ -57,6 +57,14 @@ class HotfixCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is the run's rather than the trainer's, the model's or the data's."""
         parser.add_argument("--name", default=None, type=str | None, help="of the run; the config file's by default")
+        parser.add_argument(
+            "--check",
+            default="error",
+            type=Literal["error", "warn", "off"],
+            help="before a fit, refuse rows with errors and warn of the rest; only warn; or don't look",
+        )
+        # Before the tasks: they measure the state that it puts back.
+        parser.add_lightning_class_args(Until, "until")
         parser.add_lightning_class_args(Measure, "measure")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         # From the model to the data: the other way round, a checkpoint would be overwritten by the data's default.
@@ -103,14 +111,6 @@ class HotfixCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = own
         return cast("HotfixTrainer", super().instantiate_trainer(**kwargs))
 
-    def after_fit(self) -> None:
-        """End as an interrupted program does: what follows it in a script must not take the run for whole."""
-        if RunFolder.of(self.trainer).stopped_early:
-            raise KeyboardInterrupt
-
-    def _resolved(self) -> str:
-        """The whole configuration, as YAML that reproduces the run."""
-        parser = self._parser(self.subcommand)
     def before_fit(self) -> None:
         """Look at the rows before anything expensive starts."""
         how = self.config["fit"].check
@@ -132,6 +132,14 @@ class HotfixCLI(LightningCLI):
         if any(finding.severity == "error" for finding in found):
             sys.exit(1)
 
+    def after_fit(self) -> None:
+        """End as an interrupted program does: what follows it in a script must not take the run for whole."""
+        if RunFolder.of(self.trainer).stopped_early:
+            raise KeyboardInterrupt
+
+    def _resolved(self) -> str:
+        """The whole configuration, as YAML that reproduces the run."""
+        parser = self._parser(self.subcommand)
         return str(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -108,6 +110,10 @@ class FineTune(HotfixModule):
         """Free them."""
         self._base_states = None
 
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the objective of a batch of any split and, by name, its unweighted terms, float32 [] each."""
+        return cast("Mapping[str, Tensor]", self.objective(self._passes(batch)))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted sum; log every unweighted term."""
         self._train_mode()
@@ -122,9 +128,8 @@ class FineTune(HotfixModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log every unweighted term on unseen pairs."""
-        values = self.objective(self._passes(batch))
         self.log_dict(
-            {f"val/{name}": value for name, value in values.items()},
+            {f"val/{name}": value for name, value in self.losses(batch).items()},
             batch_size=max(1, len(batch.keys)),
             sync_dist=self.trainer.world_size > 1,
         )
@@ -135,7 +140,7 @@ class FineTune(HotfixModule):
         """AdamW on what trains, linear rise and fall of the learning rate."""
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
         schedule = LambdaLR(optimizer, partial(linear_schedule, warmup=self.warmup_steps, total=total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -250,12 +255,14 @@ def _check_settings(adapter: Adapter, learning_rate: float, dtype: Dtype, gradie
         )
 
 
-def linear_schedule(step: int, warmup: int, total: int) -> float:
-    """Return the learning rate's factor: up to 1 in `warmup` steps, then down to 0 at `total`.
+def linear_schedule(step: int, warmup: int, total: float) -> float:
+    """Return the learning rate's factor: up to 1 in `warmup` steps, then down to 0 at `total`, infinite for no end.
 
     >>> [linear_schedule(s, 2, 4) for s in range(5)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     if step < warmup:
         return (step + 1) / warmup
+    if math.isinf(total):
+        return 1.0
     return max(0.0, (total - step) / max(1, total - warmup))

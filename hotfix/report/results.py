@@ -1,6 +1,6 @@
 """``results.json``: what a run measured before and after, with intervals, tests, times, versions and machine.
 
-    {"hotfix": version, "name": ..., "seed": ..., "train": {number},
+    {"hotfix": version, "name": ..., "seed": ..., "train": {fact},
      "tasks": {task: {slice: {"before": {metric: {value, n, low, high}}, "after": {...},
                               "tests": {metric: {test, p, effect}},
                               "groups": {group: {"before", "after", "tests" as above}}}}},
@@ -182,9 +182,9 @@ class Results:
         self._tasks: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
         self._seconds: dict[str, float] = {}
 
-    def add_train(self, numbers: Mapping[str, float]) -> None:
-        """Add numbers about the training, such as steps and final losses."""
-        self._train.update(numbers)
+    def add_train(self, facts: Mapping[str, object]) -> None:
+        """Add facts about the training, such as steps and final losses."""
+        self._train.update(facts)
 
     def add(self, task: str, slice_name: str, when: When, estimates: Mapping[str, Estimate]) -> None:
         """Add estimates by metric, measured before or after."""
