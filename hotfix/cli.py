@@ -128,7 +128,7 @@ class HotfixCLI(LightningCLI):
 
     def check(self, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own arguments
         """Print what is wrong with the rows; the exit status says whether they may be trained on."""
-        found = self.trainer.check(**kwargs)
+        found = cast("HotfixTrainer", self.trainer).check(**kwargs)
         if any(finding.severity == "error" for finding in found):
             sys.exit(1)
 
