@@ -115,7 +115,7 @@ def _one_branch(model: nn.Module, rows: TokenRows) -> Tensor:
     """Rows that are padded on the right and nothing else need no mask of ours, so any architecture takes them."""
     mask = F.pad((rows.branch != PADDING).long(), (prefix_length(model), 0), value=1)
     decoder = plain_model(model).get_decoder()
-    with _attention(rows):
+    with _attention(decoder, rows):
         output = decoder(input_ids=rows.input_ids, attention_mask=mask, **_prefix(model, len(mask)))
     return cast("Tensor", output.last_hidden_state)
 
@@ -128,8 +128,9 @@ def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
     """Run the decoder with positions and mask of our own."""
     inner, prefix = plain_model(model), prefix_length(model)
     mask = F.pad(rows.attention_mask(), (prefix, 0), value=True)
-    with _attention(rows):
-        output = inner.get_decoder()(
+    decoder = inner.get_decoder()
+    with _attention(decoder, rows):
+        output = decoder(
             **tokens,
             position_ids=rows.position_ids + prefix,
             attention_mask=_readable(inner, mask),
@@ -138,9 +139,11 @@ def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
     return cast("Tensor", output.last_hidden_state)
 
 
-def _attention(rows: TokenRows) -> contextlib.AbstractContextManager[None]:
+def _attention(decoder: nn.Module, rows: TokenRows) -> contextlib.AbstractContextManager[None]:
     """On a CPU the blocked kernel's backward is two to three times slower than plain products, up to some length."""
-    short = rows.input_ids.shape[1] <= _SHORT
+    # With gradient checkpointing the blocks run again outside this context, and have to run the same way.
+    again = getattr(decoder, "gradient_checkpointing", False)
+    short = rows.input_ids.shape[1] <= _SHORT and not again
     if short and torch.is_grad_enabled() and rows.input_ids.device.type == "cpu":
         return cast("contextlib.AbstractContextManager[None]", sdpa_kernel(SDPBackend.MATH))
     return contextlib.nullcontext()

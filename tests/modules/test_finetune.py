@@ -10,16 +10,19 @@ from unittest import mock
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from hotfix.adapters import LoRA
+from hotfix.adapters import IA3, Adapter, FullFineTuning, LoRA, PrefixTuning
 from hotfix.data import PairFiles
 from hotfix.data.packing import Batch, pack
 from hotfix.errors import ConfigError, PatchError
-from hotfix.losses import NLL, KLToReference, Objective
+from hotfix.losses import NLL, KLToReference, L2Anchor, Objective
 from hotfix.models.tiny import tiny_model
 from hotfix.modules import FineTune
 from hotfix.modules.finetune import linear_schedule
+from hotfix.patches import AdapterPatch, WeightDelta, load_patch, save_patch
 from hotfix.trainer import HotfixTrainer
 
 
@@ -166,3 +169,150 @@ def test_without_a_model_the_policy_is_refused() -> None:
 
 def _empty_batch() -> Batch:
     return pack([], [])
+
+
+ADAPTERS: dict[str, tuple[Adapter, float, type]] = {
+    "lora": (LoRA(rank=2, dropout=0.3), 1e-3, AdapterPatch),
+    "dora": (LoRA(rank=2, dora=True), 1e-3, AdapterPatch),
+    "ia3": (IA3(), 3e-3, AdapterPatch),
+    "prefix": (PrefixTuning(3), 1e-2, AdapterPatch),
+    "full": (FullFineTuning(), 2e-5, WeightDelta),
+    "upper full": (FullFineTuning(layers=[1]), 2e-5, WeightDelta),
+}
+every_adapter = pytest.mark.parametrize("name", ADAPTERS)
+
+
+def module_of(name: str, rate: float | None = None) -> FineTune:
+    torch.manual_seed(11)
+    made = FineTune(Objective(NLL(), retain=KLToReference({"fixed": 1.0})), ADAPTERS[name][0], "tiny", "auto", rate)
+    made.configure_model()
+    return made
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint behind an optimizer step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def train(tmp_path: Path, pairs: Path, made: FineTune, *callbacks: Callback, **options: Any) -> None:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    root = str(tmp_path)
+    trainer = HotfixTrainer(default_root_dir=root, accelerator="cpu", max_steps=4, logger=False, **quiet)  # type: ignore[arg-type]
+    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+    data = PairFiles(str(pairs), tokenizer_name="tiny", batch_size=4, retain=None, max_length=200)
+    trainer.fit(made, data, **options)
+
+
+@every_adapter
+def test_every_adapter_has_a_learning_rate_of_its_own_which_the_configuration_may_change(name: str) -> None:
+    adapter, rate, _ = ADAPTERS[name]
+    assert FineTune(Objective(NLL()), adapter).learning_rate == rate
+    assert FineTune(Objective(NLL()), adapter, learning_rate=0.5).learning_rate == 0.5
+
+
+@every_adapter
+def test_a_resumed_run_ends_where_an_unbroken_one_ends(name: str, tmp_path: Path, pairs: Path) -> None:
+    whole = module_of(name, 1e-2)
+    train(tmp_path, pairs, whole, SaveAt(2, tmp_path / "half.ckpt"))
+    resumed = module_of(name, 1e-2)
+    train(tmp_path, pairs, resumed, ckpt_path=str(tmp_path / "half.ckpt"))
+    one, other = (dict(made.policy.named_parameters()) for made in (whole, resumed))
+    moved = dict(module_of(name).policy.named_parameters())
+    for parameter in trained(whole.policy):
+        assert torch.equal(one[parameter], other[parameter]), parameter
+        assert not torch.equal(one[parameter], moved[parameter]), parameter
+
+
+@every_adapter
+def test_what_was_trained_comes_out_as_a_patch_that_can_be_measured(name: str, tmp_path: Path, pairs: Path) -> None:
+    made = module_of(name, 1e-2)
+    train(tmp_path, pairs, made)
+    ids = torch.arange(1, 41).reshape(2, 20)
+    made.policy.eval()
+    with torch.no_grad():
+        expected: Any = made.policy(input_ids=ids)
+    save_patch(made.make_patch(), tmp_path / "patch")
+    assert type(load_patch(tmp_path / "patch")) is ADAPTERS[name][2]
+    # The configuration beside a patch may name any adapter.
+    again = FineTune(Objective(NLL()), LoRA(), "tiny", made.dtype_name, patch=str(tmp_path / "patch"))
+    again.configure_model()
+    with torch.no_grad():
+        assert torch.equal(again.policy(input_ids=ids).logits, expected.logits)
+        with again.reference():
+            got = again.policy(input_ids=ids).logits
+        base = tiny_model().to(got.dtype)  # type: ignore[arg-type]
+        assert torch.equal(got, base(input_ids=ids).logits)
+
+
+def test_the_anchor_holds_full_fine_tuning_to_the_base(tmp_path: Path, pairs: Path) -> None:
+    drifts = []
+    for weight in (0.0, 1e3):
+        torch.manual_seed(11)
+        adapter = FullFineTuning()
+        made = FineTune(Objective(NLL(), retain=L2Anchor(weight)), adapter, "tiny", "auto", 1e-2)
+        made.configure_model()
+        train(tmp_path, pairs, made)
+        drifts.append(adapter.squared_drift(made.policy).item())
+    assert drifts[1] < 0.5 * drifts[0]
+
+
+def test_dropout_of_the_base_stays_off() -> None:
+    config = GPT2Config(vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
+    base = GPT2LMHeadModel(config)
+    assert config.resid_pdrop > 0
+    made = FineTune(Objective(NLL()), LoRA(rank=2, dropout=0.5), "tiny", "float32")
+    made.model = made.adapter.attach(base)
+    made._train_mode()
+    on = {name for name, part in made.policy.named_modules() if part.training and isinstance(part, nn.Dropout)}
+    assert on
+    assert all("lora_dropout" in name for name in on)
+
+
+@pytest.mark.parametrize("adapter", [LoRA(rank=2), LoRA(rank=2, layers=[1]), IA3(), FullFineTuning()])
+def test_gradient_checkpointing_computes_blocks_twice_and_changes_no_gradient(
+    adapter: Adapter, tmp_path: Path, pairs: Path
+) -> None:
+    found, passes = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(11)
+        made = FineTune(
+            Objective(NLL()), adapter, "tiny", "float32", 1e-2, gradient_checkpointing=checkpointing, cache_base=0
+        )
+        made.configure_model()
+        count = [0]
+        block: Any = next(m for m in made.policy.modules() if type(m).__name__ == "LlamaDecoderLayer")
+        # What comes before a pass: the second one stops where it has all that the gradient needs.
+        block.mlp.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        train(tmp_path, pairs, made)
+        found.append({n: p.detach() for n, p in made.policy.named_parameters() if p.requires_grad})
+        passes.append(count[0])
+    # A hundredth of a step: Adam divides even the smallest gradient by its own size.
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
+    assert passes[1] > passes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"adapter": PrefixTuning(), "gradient_checkpointing": True},
+            r"gradient_checkpointing is on, but it drops the keys and values that PrefixTuning puts before the rows",
+        ),
+        (
+            {"adapter": FullFineTuning(), "dtype": "bfloat16"},
+            r"model\.init_args\.dtype is bfloat16, but FullFineTuning trains the base's own weights, whose steps",
+        ),
+    ],
+)
+def test_what_can_not_work_together_is_refused_before_anything_is_loaded(options: dict[str, Any], message: str) -> None:
+    with (
+        mock.patch("hotfix.modules.finetune.load_causal_lm", side_effect=AssertionError),
+        pytest.raises(ConfigError, match=message),
+    ):
+        FineTune(Objective(NLL()), model_name="tiny", **options)
