@@ -182,7 +182,12 @@ class HotfixDataModule(LightningDataModule):
             self.seed,
             self.layout,
             cast("int", self.tokenizer.pad_token_id or 0),
+            self.repeats(),
         )
+
+    def repeats(self) -> list[int] | None:
+        """Return how often an epoch of training sees each of `pairs("train")`; None for once."""
+        return None
 
 
 def _at_least_one(**values: int) -> None:

@@ -107,6 +107,7 @@ class PairLoader:
         seed: of the order.
         layout: how a pair is laid out.
         pad_id: token id of padding.
+        repeats: how often each pair comes in an epoch; None for once.
     """
 
     def __init__(
@@ -119,12 +120,15 @@ class PairLoader:
         seed: int = 0,
         layout: Layout = "packed",
         pad_id: int = 0,
+        repeats: Sequence[int] | None = None,
     ) -> None:
+        self._epoch_pairs = [i for i in range(len(pairs)) for _ in range(repeats[i] if repeats else 1)]
         self.share = share or Share()
         parts = self.share.world * self.share.accumulate
-        if len(pairs) // max(1, -(-len(pairs) // batch_size)) < parts:
+        count = len(self._epoch_pairs)
+        if count // max(1, -(-count // batch_size)) < parts:
             raise ConfigError(
-                f"data.init_args.batch_size is {batch_size} and there are {len(pairs)} pairs, but a step has {parts} "
+                f"data.init_args.batch_size is {batch_size} and there are {count} pairs, but a step has {parts} "
                 f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a pair"
             )
         self.pairs, self.retain = pairs, retain
@@ -136,7 +140,7 @@ class PairLoader:
 
     def __len__(self) -> int:
         """Micro-batches of this process in an epoch."""
-        return -(-len(self.pairs) // self.batch_size) * self.share.accumulate
+        return -(-len(self._epoch_pairs) // self.batch_size) * self.share.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on from where the last iteration, or the checkpoint, stopped."""
@@ -157,7 +161,8 @@ class PairLoader:
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         rng = random.Random(f"{self.seed}/{epoch}")
-        found = windows(self._lengths, self.batch_size, rng)
+        lengths = [self._lengths[i] for i in self._epoch_pairs]
+        found = [[self._epoch_pairs[i] for i in w] for w in windows(lengths, self.batch_size, rng)]
         need = len(found) * self.retain_size
         drawn: list[int] = []
         while len(drawn) < need:

@@ -92,6 +92,7 @@ class PairFiles(HotfixDataModule):
         min_prefix_lines: leave out pairs with a shorter prefix.
         rules: keep only pairs of these rules (bug types); null for the data set's own, an empty list for all.
         prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
+        repeats: how often an epoch sees the pairs of each file of `train`; null for once.
     """
 
     own_prefix_lines: ClassVar[int] = 0
@@ -121,6 +122,7 @@ class PairFiles(HotfixDataModule):
         min_prefix_lines: int = 0,
         rules: list[str] | None = None,
         prompt: PromptFormat | None = None,
+        repeats: list[int] | None = None,
     ) -> None:
         super().__init__(
             tokenizer_name=tokenizer_name,
@@ -145,6 +147,12 @@ class PairFiles(HotfixDataModule):
         if self.prefix_lines < 0 or min_prefix_lines < 0:
             raise ConfigError("data.init_args.prefix_lines and min_prefix_lines count lines; they can't be below 0")
         self.rules = frozenset(self.own_rules if rules is None else rules)
+        self._repeats = repeats
+        if repeats is not None and (len(repeats) != len(self._files["train"]) or min(repeats) < 1):
+            raise ConfigError(
+                f"data.init_args.repeats is {repeats}, expected a number from 1 for each of the "
+                f"{len(self._files['train'])} files of data.init_args.train"
+            )
         self._parsed: dict[Path, list[CodePair]] = {}
 
     def rows(self, path: Path) -> Iterable[Row]:
@@ -158,6 +166,14 @@ class PairFiles(HotfixDataModule):
     def read(self, split: Split) -> list[CodePair]:
         """Read the files of a split; each file is read once."""
         return read_pairs(self._files[split], split, self._pairs_of) if self._files[split] else []
+
+    def repeats(self) -> list[int] | None:
+        """Return how often an epoch sees each training pair."""
+        if self._repeats is None:
+            return None
+        files = zip(map(Path, self._files["train"]), self._repeats, strict=True)
+        times = {pair.id: count for file, count in files for pair in self._pairs_of(file)}
+        return [times[pair.id] for pair in self.pairs("train")]
 
     def _pairs_of(self, path: Path) -> list[CodePair]:
         if path not in self._parsed:

@@ -178,3 +178,13 @@ def test_too_few_pairs_for_the_micro_batches(count: int, size: int) -> None:
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         loader(count, size, Share(0, 2, 2))
+
+
+def test_a_pair_comes_as_often_as_asked_for_and_keeps_its_place() -> None:
+    pairs = make_pairs(5)
+    source = PairLoader(pairs, RETAIN, 3, 1, repeats=[1, 3, 1, 2, 1])
+    for _ in range(2):
+        batches = epoch(source)
+        assert len(batches) == len(source) == 3
+        assert Counter(keys(batches)) == {"p0": 1, "p1": 3, "p2": 1, "p3": 2, "p4": 1}
+        assert [f"p{place}" for batch in batches for place in batch.places["pairs"]] == keys(batches)
