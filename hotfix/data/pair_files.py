@@ -92,7 +92,7 @@ class PairFiles(HotfixDataModule):
         min_prefix_lines: leave out pairs with a shorter prefix.
         rules: keep only pairs of these rules (bug types); null for the data set's own, an empty list for all.
         prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
-        repeats: how often an epoch sees the pairs of each file of `train`; null for once.
+        repeats: how often an epoch sees the pairs of some files of `train`, by the file's name without its ending.
     """
 
     own_prefix_lines: ClassVar[int] = 0
@@ -122,7 +122,7 @@ class PairFiles(HotfixDataModule):
         min_prefix_lines: int = 0,
         rules: list[str] | None = None,
         prompt: PromptFormat | None = None,
-        repeats: list[int] | None = None,
+        repeats: dict[str, int] | None = None,
     ) -> None:
         super().__init__(
             tokenizer_name=tokenizer_name,
@@ -147,12 +147,10 @@ class PairFiles(HotfixDataModule):
         if self.prefix_lines < 0 or min_prefix_lines < 0:
             raise ConfigError("data.init_args.prefix_lines and min_prefix_lines count lines; they can't be below 0")
         self.rules = frozenset(self.own_rules if rules is None else rules)
-        self._repeats = repeats
-        if repeats is not None and (len(repeats) != len(self._files["train"]) or min(repeats) < 1):
-            raise ConfigError(
-                f"data.init_args.repeats is {repeats}, expected a number from 1 for each of the "
-                f"{len(self._files['train'])} files of data.init_args.train"
-            )
+        self._repeats = repeats or {}
+        low = [name for name, count in self._repeats.items() if count < 1]
+        if low:
+            raise ConfigError(f"data.init_args.repeats.{low[0]} is {self._repeats[low[0]]}, expected at least 1")
         self._parsed: dict[Path, list[CodePair]] = {}
 
     def rows(self, path: Path) -> Iterable[Row]:
@@ -169,11 +167,15 @@ class PairFiles(HotfixDataModule):
 
     def repeats(self) -> list[int] | None:
         """Return how often an epoch sees each training pair."""
-        if self._repeats is None:
+        if not self._repeats:
             return None
-        files = zip(map(Path, self._files["train"]), self._repeats, strict=True)
-        times = {pair.id: count for file, count in files for pair in self._pairs_of(file)}
-        return [times[pair.id] for pair in self.pairs("train")]
+        files = {path.name.split(".")[0]: path for path in map(Path, self._files["train"])}
+        for name in self._repeats.keys() - files.keys():
+            # Not an error: other files may have been named on the command line than in the recipe.
+            log.warning("data.init_args.repeats.%s: train has no such file, only %s", name, ", ".join(files))
+        found = {name: count for name, count in self._repeats.items() if name in files}
+        times = {pair.id: count for name, count in found.items() for pair in self._pairs_of(files[name])}
+        return [times.get(pair.id, 1) for pair in self.pairs("train")]
 
     def _pairs_of(self, path: Path) -> list[CodePair]:
         if path not in self._parsed:

@@ -86,12 +86,16 @@ def test_settings_below_one_are_refused(file: str, name: str) -> None:
 def test_a_file_comes_as_often_as_asked_for(file: str, tmp_path: Path) -> None:
     other = tmp_path / "more.jsonl"
     other.write_text(json.dumps({"id": "m", "prefix": "y = ", "buggy": "1", "fixed": "2"}) + "\n", encoding="utf-8")
-    data = module(file, train=[file, str(other)], repeats=[1, 3])
+    data = module(file, train=[file, str(other)], repeats={"more": 3})
     seen = [key for batch in data.train_dataloader() for key in batch.keys]
     assert sorted(seen) == [*["m"] * 3, *[f"train{i}" for i in range(6)]]
 
 
-@pytest.mark.parametrize("repeats", [[1], [1, 0], [1, 1, 1]])
-def test_repeats_are_one_number_from_1_a_file(file: str, repeats: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"repeats is \[.*\], expected a number from 1 for each of the 2 files"):
-        module(file, train=[file, file], repeats=repeats)
+def test_repeats_of_a_file_that_is_not_there_are_told_of(file: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert module(file, repeats={"mroe": 3}).repeats() == [1] * 6
+    assert "repeats.mroe: train has no such file, only pairs" in caplog.text
+
+
+def test_repeats_count_from_1(file: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.init_args\.repeats\.pairs is 0, expected at least 1"):
+        module(file, repeats={"pairs": 0})
