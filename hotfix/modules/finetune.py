@@ -47,7 +47,7 @@ class FineTune(HotfixModule):
         cache_base: MiB that the frozen base's hidden states of the training rows may take; they are computed once, and
             steps run only the blocks from the lowest adapted one on. 0 computes everything anew in each step.
         patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
-        gradient_checkpointing: compute each block anew for its gradient: less memory, a third more time.
+        gradient_checkpointing: compute each block anew for its gradient: less memory, about a third more time.
     """
 
     def __init__(
