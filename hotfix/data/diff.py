@@ -43,7 +43,10 @@ class Hunk(NamedTuple):
 
 
 class Edits(NamedTuple):
-    """What differs between the two statements of a pair: the characters of each that the other has not, ascending."""
+    """What differs between the two statements of a pair: the characters of each that the other has not, ascending.
+
+    A stretch may begin before the statement does (below 0), where a line break is named that both texts have.
+    """
 
     buggy: tuple[Span, ...]
     fixed: tuple[Span, ...]

@@ -86,14 +86,15 @@ def cut_out(before: str, after: str, edits: Edits) -> Excerpt:
     while start and _blank(a, b):
         first = before.rfind("\n", 0, start - 1) + 1
         a, b, start = before[first:start] + a, before[first:start] + b, first
-    indent = max(0, min([_indentation(a), _indentation(b), *(place - start for place in starts if place >= start)]))
+    alike = a[: common_prefix_length(a, b)]
+    indent = min([_indentation(alike), *(place - start for place in starts if place >= start)])
     start += indent
     return Excerpt(
         prefix=before[:start],
         buggy=a[indent:],
         fixed=b[indent:],
         suffix=tail[kept:],
-        edits=Edits(*(tuple((max(0, a - start), max(0, b - start)) for a, b in side) for side in edits)),
+        edits=Edits(*(tuple((begin - start, end - start) for begin, end in side) for side in edits)),
     )
 
 

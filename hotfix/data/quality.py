@@ -125,8 +125,8 @@ def duplicate_findings(pairs: Pairs) -> Iterator[Finding]:
 def contradiction_findings(pairs: Iterable[CodePair]) -> Iterator[Finding]:
     """Find pairs whose buggy statement is what another teaches at the same place.
 
-    Commits that are taken back leave some in every mined set. Where a tenth of the pairs or more is taken back by others,
-    what is learnt is a matter of chance, and that is one more finding, an error.
+    Commits that are taken back leave some in every mined set. Where a tenth of the pairs or more is taken back by
+    others, what is learnt is a matter of chance, and that is one more finding, an error.
 
     >>> there, back = CodePair("a", "x = ", "1", "2"), CodePair("b", "x = ", "2", "1")
     >>> [(f.id, f.severity) for f in contradiction_findings([there, back])]

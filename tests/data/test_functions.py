@@ -16,7 +16,7 @@ from hotfix.data.functions import Change, Functions, cut_out, function_edits, re
 from hotfix.data.schema import CodePair
 from hotfix.errors import DataError
 
-WORDS = ("foo", "bar_1", "x", "12", "(", ")", ", ", " = ", "\n", "\n    ", "    ", "é", "'", "ab", "abc")
+WORDS = ("foo", "bar_1", "x", "12", "(", ")", ", ", " = ", "\n", "\n    ", "    ", "\n\t", "é", "'", "ab", "abc")
 
 
 def changes(text: str, other: str) -> list[Change]:
@@ -47,10 +47,10 @@ def test_an_excerpt_is_the_text_again_and_its_edits_hold_every_change(seed: int)
         (excerpt.buggy, excerpt.edits.buggy, given.deleted),
         (excerpt.fixed, excerpt.edits.fixed, given.added),
     ):
-        spans = [(start + len(excerpt.prefix), end + len(excerpt.prefix)) for start, end in own]
-        assert all(0 <= start <= end <= len(text) for start, end in own)
         begin = len(excerpt.prefix)
-        assert all(any(a <= max(begin, c.start) and c.end <= b for a, b in spans) for c in named if c.end > begin)
+        spans = [(start + begin, end + begin) for start, end in own]
+        assert all(start <= end <= len(text) for start, end in own)
+        assert all(any(a <= c.start and c.end <= b for a, b in spans) for c in named)
         # What is named before the statement stands in both texts alike.
         assert all(given.before[c.start : begin] == given.after[c.start : begin] for c in named if c.start < begin)
     if given.before.strip() and given.after.strip():
@@ -134,6 +134,7 @@ def test_a_change_at_the_end_of_the_text_is_marked(any_tok: PreTrainedTokenizerB
         ("", "x", ("", "", "x", "")),
         ("x\n", "y\n", ("", "x", "y", "\n")),
         ("\tif a:\n\t\tb\n", "\tif a:\n\t\tc\n", ("\tif a:\n\t\t", "b", "c", "\n")),
+        ("x\n\ta\n", "x\n    b\n", ("x\n", "\ta", "    b", "\n")),
         ("  a\n", "    a\n", ("", "  a", "    a", "\n")),
     ],
 )
