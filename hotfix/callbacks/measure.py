@@ -209,7 +209,9 @@ def _plan(
     tasks: dict[str, Task], data: HotfixDataModule, split: Split, pl_module: HotfixModule
 ) -> dict[str, list[_Measured]]:
     """Slices of all tasks; a hotfix of the prompt has its own pairs for the model after it."""
-    hotfixed = data.rewritten(pl_module.rewrite) if isinstance(pl_module, Online) else data
+    hotfixed = data
+    if isinstance(pl_module, Online):
+        hotfixed = data.rewritten(pl_module.rewrite, pl_module.preambles(data.pairs("train")))
     found: dict[str, list[_Measured]] = {}
     for name, task in tasks.items():
         before = task.slices(data, split)

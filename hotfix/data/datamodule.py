@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import cached_property
@@ -78,6 +78,7 @@ class HotfixDataModule(LightningDataModule):
         self.layout: Layout = layout
         self.seed = seed
         self.prompt = prompt
+        self.preambles: tuple[str, ...] = ()
         self._pairs: dict[Split, list[CodePair]] = {}
         self._encoded: dict[Split, list[EncodedPair]] = {}
 
@@ -108,9 +109,15 @@ class HotfixDataModule(LightningDataModule):
             self._encoded[split] = [self.encoder(pair) for pair in self.pairs(split)]
         return self._encoded[split]
 
-    def rewritten(self, rewrite: Callable[[CodePair], CodePair]) -> Self:
-        """Return the same data with every pair rewritten; nothing is read again."""
+    def rewritten(self, rewrite: Callable[[CodePair], CodePair], preambles: Sequence[str] = ()) -> Self:
+        """Return the same data with every pair rewritten; nothing is read again.
+
+        Args:
+            rewrite: of a pair.
+            preambles: what a benchmark of its own problems puts before their prompts, in turn.
+        """
         view = copy(self)
+        view.preambles = tuple(preambles)
         view._pairs = {split: [rewrite(pair) for pair in self.pairs(split)] for split in SPLITS}
         view._encoded = {}
         return view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -55,8 +56,8 @@ class Online(HotfixModule):
     """Hotfixes the prompt: `hotfix fit` measures the model as it is, then with a comment above every known place.
 
     The tasks are the same as for a trained patch, and so are the files. A comment only goes where a fix is known, that
-    is, to the data's pairs; unrelated code and HumanEval are prompted as before, so they can't change, and what they
-    say is that the weights didn't. The price of an online fix is elsewhere: the comment has to reach every prompt.
+    is, to the data's pairs. Specificity (and HumanEval, unless `everywhere`) is prompted as before, so it can't change:
+    it says that the weights didn't, and no more. The price of an online fix: its comment has to reach the prompt.
 
     Args:
         model_name: `smollm2-135m`, a local folder or a Hugging Face id.
@@ -64,6 +65,7 @@ class Online(HotfixModule):
             column; `{fixed}` and `{buggy}` show the statements themselves, and then it is copying that is measured.
         language: whose comments; by default told from each row.
         dtype: of the model; `auto` is bfloat16 where the hardware multiplies it.
+        everywhere: put the comments above HumanEval's problems, too, in turn: what they cost where they don't apply.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Online(HotfixModule):
         template: str = "{why}",
         language: str | None = None,
         dtype: Dtype = "auto",
+        everywhere: bool = False,
     ) -> None:
         super().__init__()
         self.model_name = model_name
         self.template = template
         self.language = language
         self.dtype_name: Dtype = dtype
+        self.everywhere = everywhere
         self.shows_fixed = "fixed" in _fields(template)
         if language is not None:
             comment_style(CodePair("", "", "", ""), language)
@@ -106,6 +110,11 @@ class Online(HotfixModule):
         text = describe(pair, self.template)
         self._comments.setdefault(pair.rule or pair.id, text)
         return insert_comment(pair, text, comment_style(pair, self.language))
+
+    def preambles(self, pairs: Iterable[CodePair]) -> list[str]:
+        """Return each distinct comment as Python has it; none unless the comments are to go everywhere."""
+        texts = dict.fromkeys(describe(pair, self.template) for pair in pairs) if self.everywhere else {}
+        return ["".join(f"# {line}\n" for line in text.splitlines()) for text in texts]
 
     def reference(self) -> AbstractContextManager[None]:
         """The model is never anything but the base."""

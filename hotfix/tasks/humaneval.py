@@ -97,15 +97,13 @@ class HumanEval(Task):
         del split
         problems = load_problems(self.subset)
         plus = self._load_plus(problems)
-        examples = [
-            Example(
-                p.task_id,
-                p.task_id,
-                (p, encode_text(data.tokenizer, p.prompt.rstrip("\n")).ids, plus.get(p.task_id)),
-                [p.task_id, _digest(plus[p.task_id])] if plus else p.task_id,
-            )
-            for p in problems
-        ]
+        examples = []
+        for i, p in enumerate(problems):
+            preamble = data.preambles[i % len(data.preambles)] if data.preambles else ""
+            ids = encode_text(data.tokenizer, preamble + p.prompt.rstrip("\n")).ids
+            depends = ([_digest(plus[p.task_id])] if plus else []) + ([preamble] if preamble else [])
+            content = [p.task_id, *depends] if depends else p.task_id
+            examples.append(Example(p.task_id, p.task_id, (p, ids, plus.get(p.task_id)), content))
         fields = {"": "passed", "_plus": "passed_plus"} if plus else {"": "passed"}
         metrics: dict[str, ExampleMetric] = {
             f"pass@{k}{name}": PassAtK(k, field=field).bind(len(examples))

@@ -16,6 +16,7 @@ from hotfix.models.tiny import tiny_model
 from hotfix.modules import Online
 from hotfix.modules.online import describe
 from hotfix.patches import PromptPatch, Provenance, load_patch, save_patch
+from hotfix.tasks import HumanEval
 
 PAIR = CodePair("p", "x = ", "md5(a)", "sha256(a)", rule="weak_hash", meta={"why": "MD5 is broken.", "cwe": "CWE-327"})
 WORDS = [
@@ -135,6 +136,23 @@ def test_probabilities_after_are_those_of_the_commented_prompt(run: Path) -> Non
         log_probs = tiny_model()(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = sum(float(log_probs[t - 1, ids[t]]) for t in range(encoded.prompt, len(ids)))
     assert torch.tensor(record["p_fixed"]).log().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_comments_can_go_above_problems_that_they_don_t_concern(tmp_path: Path) -> None:
+    rows = [{"prefix": "x", "buggy": "1", "fixed": "2", "rule": rule} for rule in ("one-a", "one-a", "two-b")]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows)), encoding="utf-8")
+    data, module = PairFiles(str(path), tokenizer_name="tiny", retain=None), Online("tiny", everywhere=True)
+    assert module.preambles(data.pairs("train")) == ["# one a\n", "# two b\n"]
+    assert Online("tiny").preambles(data.pairs("train")) == []
+    task = HumanEval(subset=3)
+    plain = task.slices(data, "test")[0].examples
+    after = task.slices(data.rewritten(module.rewrite, module.preambles(data.pairs("train"))), "test")[0].examples
+    for i, (one, other) in enumerate(zip(plain, after, strict=True)):
+        assert other.payload[1] == [*data.tokenizer(("# one a\n", "# two b\n")[i % 2])["input_ids"], *one.payload[1]]
+        assert other.content != one.content
+    unchanged = task.slices(data.rewritten(module.rewrite), "test")[0].examples
+    assert [e.content for e in unchanged] == [e.content for e in plain]
 
 
 def test_the_patch_is_of_kind_prompt_and_loads(run: Path) -> None:
