@@ -216,6 +216,14 @@ def _explain_late_key(parser: HotfixParser, found: re.Match[str]) -> tuple[str, 
     return found["key"], "there is no such key" + (f"; did you mean {near}?" if near else "")
 
 
+def _explain_group(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
+    commands = [a.choices.values() for a in parser._actions if isinstance(a.choices, dict)]
+    known = {name for inner in [parser, *(one for few in commands for one in few)] for name in inner.names()}
+    key = f"{found['group']}.{found['key']}"
+    near = _nearest_path(key, sorted(known))
+    return key, "there is no such key" + (f"; did you mean {near}?" if near else "")
+
+
 def _nearest_path(path: str, known: Iterable[str]) -> str:
     """The known path most like the beginning of this one, and the rest of it as it is."""
     names, parts = list(known), path.split(".")
@@ -247,6 +255,7 @@ _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]
     (r"arguments are required: (?P<keys>.+)", _explain_required),
     (r"expected \"subcommand\" to be one of \{(?P<choices>[^}]*)\}", _explain_command),
     (r"Subcommand '(?P<command>\w+)' does not accept (?:option|nested key) '(?P<key>[^']+)'", _explain_late_key),
+    (r"Group '(?P<group>[\w.]+)' does not accept (?:option|nested key) '(?P<key>[^']+)'", _explain_group),
     (r"argument (?P<name>\S+): invalid choice: '(?P<got>[^']*)' \(choose from (?P<choices>.*)\)", _explain_choice),
     (r"argument (?P<key>\S+): expected one argument", lambda _, found: (found["key"], "a value has to follow")),
     (r"Problems parsing config: (?P<told>.*)", _explain_yaml),

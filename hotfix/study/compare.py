@@ -41,8 +41,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = [word for word in self._option_string_actions if word.startswith("--")]
-        word = message.rpartition(" ")[2].split("=")[0]
-        near = difflib.get_close_matches(word, known, n=1) if "unrecognized" in message else []
+        word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0].split("=")[0]
+        near = difflib.get_close_matches(word, known, n=1) if word.startswith("--") else []
         raise ConfigError(f"{message}; " + (f"did you mean {near[0]}?" if near else "see hotfix compare --help"))
 
 
@@ -152,7 +152,7 @@ def _alone(folder: Path) -> Iterator[int]:
 def _announce(runs: Sequence[Run], folder: Path, console: Console) -> None:
     count = {state: sum(run.state == state for run in runs) for state in ("done", "unfinished", "new", "changed")}
     arms = len({run.arm for run in runs})
-    words = [f"{arms} arms, {len(runs)} runs in {folder}"]
+    words = [f"{_counted(arms, 'arm')}, {_counted(len(runs), 'run')} in {folder}"]
     words += [f"{count['done']} finished and kept"] if count["done"] else []
     words += [f"{count['unfinished']} to go on with"] if count["unfinished"] else []
     console.print("; ".join(words), markup=False, highlight=False, soft_wrap=True)
@@ -160,6 +160,10 @@ def _announce(runs: Sequence[Run], folder: Path, console: Console) -> None:
         if run.state == "changed":
             told = f"{run.arm} seed {run.seed}: its configuration changed, so it runs again; the old run is in"
             console.print(f"{told} {run.folder.name}.before", markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")
 
 
 def _run(runs: Sequence[Run], workers: int, console: Console, lock: int) -> list[Ended]:
