@@ -70,8 +70,8 @@ class ManySStuBs4J(PairFiles):
 
     def parse(self, row: Mapping[str, Any], path: Path, line: int) -> list[CodePair]:
         """Read a row's patch."""
-        patch = next((row[name] for name in _PATCH if name in row), None)
-        if patch is None:
+        patch = next((row[name] for name in _PATCH if row.get(name)), None)
+        if not any(name in row for name in _PATCH):
             have = ", ".join(map(repr, row)) or "none"
             raise DataError(f"no column {' or '.join(map(repr, _PATCH))}; this row has {have}", path, line)
         at = row.get("bugLineNum")

@@ -192,9 +192,16 @@ class PairFiles(HotfixDataModule):
                 hint = f"they are of {', '.join(sorted({pair.rule for pair in pairs})):.200}"
                 raise DataError("every pair is left out by data.init_args.rules or min_prefix_lines", path, hint=hint)
             under = [split for split, files in self._files.items() if path in map(Path, files)]
-            deal = len(under) > 1 and "train" in under
-            self._parsed[path] = self.splitter(wanted, str(path)) if deal else wanted
+            self._parsed[path] = self._dealt(wanted, path, under) if len(under) > 1 and "train" in under else wanted
         return self._parsed[path]
+
+    def _dealt(self, pairs: list[CodePair], path: Path, under: list[Split]) -> list[CodePair]:
+        dealt = self.splitter(pairs, str(path))
+        empty = [split for split in under if dealt and all(pair.split not in (None, split) for pair in dealt)]
+        if empty and not any(pair.split for pair in pairs):
+            hint = "set another data.init_args.split_seed, other fractions, or split_by: row"
+            raise DataError(f"no group of pairs fell to {' or '.join(empty)}; there are few", path, hint=hint)
+        return dealt
 
     def _parse(self, row: Mapping[str, Any], path: Path, line: int) -> list[CodePair]:
         pairs = self.parse(rename(row, self.columns, path, line) if self.columns else row, path, line)
