@@ -35,7 +35,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 9 + len(OBJECTIVES) + len(STUDIES)
+    assert len(CONFIGS) == 10 + len(OBJECTIVES) + len(STUDIES)
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
     named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online")}

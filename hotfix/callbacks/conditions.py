@@ -42,8 +42,8 @@ class Condition:
     def excess(self, values: Mapping[str, float], base: Mapping[str, float]) -> float:
         """Return how far a state is from holding it, as a part of the bound: 0 where it holds, infinite for NaN.
 
-        >>> Condition("kl", "<=", 0.0, 0.02).excess({"kl": 0.03}, {})
-        0.5
+        >>> Condition("kl", "<=", 0.0, 0.02).excess({"kl": 0.04}, {})
+        1.0
         """
         value, bound = values[self.quantity], self.bound(base)
         gap = value - bound if self.sign == "<=" else bound - value
