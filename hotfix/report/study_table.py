@@ -52,6 +52,8 @@ def value_text(key: str, value: float | None) -> str:
     if value is None:
         return "-"
     if key.endswith("_rate") or key.startswith(("pass@", "p_")) or key == "prefers_fixed":
+        if 0 < abs(value) < 0.00001:
+            return "<0.001%"
         return f"{100 * value:.2g}%" if 0 < abs(value) < 0.0005 else f"{100 * value:.1f}%"
     if key in ("seconds", "patch_mib"):
         return f"{value:.0f}" if value >= 99.5 else f"{value:.1f}"

@@ -170,12 +170,12 @@ def _run(runs: Sequence[Run], workers: int, console: Console, lock: int) -> list
     todo = [run for run in runs if run.state != "done"]
     if not todo:
         return []
-    kept = [load_run_seconds(run) for run in runs if run.state == "done"]
+    kept = [_run_seconds(run) for run in runs if run.state == "done"]
     with Progress(todo, workers, console, kept) as progress:
         return run_all(todo, workers, progress, os.environ, lock)
 
 
-def load_run_seconds(run: Run) -> float:
+def _run_seconds(run: Run) -> float:
     """How long a finished run took in all, in seconds; 0 where it doesn't say."""
     try:
         told: Mapping[str, Any] = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))

@@ -25,11 +25,16 @@ class Phase(NamedTuple):
     fraction: float
 
 
-def phase_of(folder: Path) -> Phase:
-    """The phase of the run that writes this folder."""
+def phase_of(folder: Path, since: float = 0.0) -> Phase:
+    """The phase of the run that writes this folder.
+
+    Args:
+        folder: of the run.
+        since: when its process was started, in seconds since the epoch; what is older is another's.
+    """
     # A run that goes on from a checkpoint writes below what it wrote before.
     words = _STARTED.split(_tail(folder / "run.log"))[-1]
-    if not (folder / "run.log").exists():
+    if _written(folder / "run.log") <= since:
         return Phase("starting", 0.0)
     if (folder / "results.json").exists():
         return Phase("writing", 1.0)
@@ -63,6 +68,14 @@ def _step(path: Path) -> int:
         if len(cells) == len(names) and cells[place].isdigit():
             return int(cells[place]) + 1
     return 0
+
+
+def _written(path: Path) -> float:
+    """When a file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _head(path: Path) -> str:

@@ -117,10 +117,10 @@ class Progress(Watcher):
     def _table(self, running: Sequence[Run]) -> Table:
         table = Table.grid(padding=(0, 2))
         for run in running:
-            phase = phase_of(run.folder)
-            since = duration(time.monotonic() - self._began[run.arm, run.seed])
+            seconds = time.monotonic() - self._began[run.arm, run.seed]
+            phase = phase_of(run.folder, time.time() - seconds)
             bar = ProgressBar(total=1.0, completed=phase.fraction, width=20)
-            table.add_row(Text(f"{run.arm} seed {run.seed}"), bar, Text(phase.name), Text(since))
+            table.add_row(Text(f"{run.arm} seed {run.seed}"), bar, Text(phase.name), Text(duration(seconds)))
         done = self._total - self._waiting - len(running)
         left = self._left()
         rest = f"about {duration(left)} left" if left is not None else "time left is known after the first run"
