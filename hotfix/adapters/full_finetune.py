@@ -27,15 +27,15 @@ class FullFineTuning(Adapter):
     that of full fine-tuning in SafeCoder (He et al. 2024, https://arxiv.org/abs/2402.09497).
 
     Args:
-        target_modules: `all`, or parts of the names of the layers whose weights train, as `mlp` or `self_attn.q_proj`.
+        weights: `all`, or parts of the names of the layers whose weights train, as `mlp` or `self_attn.q_proj`.
         layers: indices of the decoder blocks whose weights train; null for all, and for what is outside the blocks.
     """
 
     learning_rate: ClassVar[float] = 2e-5
     float32: ClassVar[bool] = True
 
-    def __init__(self, target_modules: str | list[str] = "all", layers: list[int] | None = None) -> None:
-        self.target_modules = target_modules
+    def __init__(self, weights: str | list[str] = "all", layers: list[int] | None = None) -> None:
+        self.weights = weights
         self.layers = layers
         self._base: dict[str, Tensor] = {}
 
@@ -71,7 +71,7 @@ class FullFineTuning(Adapter):
         first = {id(p): name for name, p in model.named_parameters()}
         blocks = find_blocks(model.get_decoder()).blocks
         kept = None if self.layers is None else {id(p) for i in self.layers for p in blocks[i].parameters()}
-        parts = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        parts = [self.weights] if isinstance(self.weights, str) else self.weights
         found: dict[str, None] = {}
         for part in parts:
             fitting = [
@@ -89,6 +89,6 @@ def _no_weights(model: nn.Module, part: str, layers: list[int] | None) -> str:
     words = sorted({word for name, _ in model.named_parameters() for word in name.split(".") if not word.isdigit()})
     where = f" in the layers {layers}" if layers else ""
     return (
-        f"adapter.init_args.target_modules: no weight of {type(model).__name__}{where} has {part!r} in its name; say "
+        f"adapter.init_args.weights: no weight of {type(model).__name__}{where} has {part!r} in its name; say "
         f"all, or some of {', '.join(words)}"
     )

@@ -43,7 +43,7 @@ class IA3(PeftAdapter):
     The smallest of the adapters: about a thousand numbers a block. Its learning rate is the paper's, section 3.3.
 
     Args:
-        target_modules: layers to scale, by the last part of their names; null for the architecture's own choice.
+        modules: layers to scale, by the last part of their names; null for the architecture's own choice.
         feedforward_modules: those of them whose input is scaled rather than their output; null with the above.
         layers: indices of the decoder blocks to adapt; null for all.
     """
@@ -52,24 +52,24 @@ class IA3(PeftAdapter):
 
     def __init__(
         self,
-        target_modules: list[str] | None = None,
+        modules: list[str] | None = None,
         feedforward_modules: list[str] | None = None,
         layers: list[int] | None = None,
     ) -> None:
-        stray = sorted(set(feedforward_modules or ()) - set(target_modules or ()))
+        stray = sorted(set(feedforward_modules or ()) - set(modules or ()))
         if stray:
             raise ConfigError(
-                f"adapter.init_args.feedforward_modules names {', '.join(stray)}, which target_modules doesn't; add "
+                f"adapter.init_args.feedforward_modules names {', '.join(stray)}, which modules doesn't; add "
                 "it there as well"
             )
-        self.target_modules = target_modules
+        self.modules = modules
         self.feedforward_modules = feedforward_modules
         self.layers = layers
 
     def config(self, model: PreTrainedModel) -> IA3Config:
         """Return peft's configuration, after checking that every target is in the model."""
         scaled = self._scaled(model)
-        check_targets(model, list(scaled.targets))
+        check_targets(model, list(scaled.targets), "modules")
         check_layers(model, self.layers)
         return IA3Config(
             task_type=TaskType.CAUSAL_LM,
@@ -78,14 +78,14 @@ class IA3(PeftAdapter):
         )
 
     def _scaled(self, model: PreTrainedModel) -> _Scaled:
-        if self.target_modules is not None:
-            return _Scaled(self.target_modules, self.feedforward_modules or [])
+        if self.modules is not None:
+            return _Scaled(self.modules, self.feedforward_modules or [])
         kind = model.config.get_text_config().model_type
         known = _Scaled(TARGETS[kind], FEEDFORWARD[kind]) if kind in TARGETS else _MORE.get(kind)
         if known is None:
             raise ConfigError(
                 f"IA3 doesn't know which layers of {type(model).__name__} to scale; name keys, values and the "
-                "feed-forward's last layer in adapter.init_args.target_modules, the last one also in "
+                "feed-forward's last layer in adapter.init_args.modules, the last one also in "
                 f"feedforward_modules. It has {', '.join(linear_names(model))}"
             )
         return known

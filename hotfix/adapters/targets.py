@@ -38,8 +38,13 @@ def check_layers(model: PreTrainedModel, layers: list[int] | None) -> None:
         )
 
 
-def check_targets(model: nn.Module, targets: str | list[str]) -> None:
+def check_targets(model: nn.Module, targets: str | list[str], key: str = "target_modules") -> None:
     """Refuse names of layers that the model doesn't have.
+
+    Args:
+        model: to look in.
+        targets: names, or last parts of names; `all-linear` always fits.
+        key: of the setting.
 
     Raises:
         ConfigError: with the nearest name, and all linear layers.
@@ -54,7 +59,8 @@ def check_targets(model: nn.Module, targets: str | list[str]) -> None:
         linear = linear_names(model)
         near = difflib.get_close_matches(target, linear, n=1)
         raise ConfigError(
-            f"adapter.init_args.target_modules: {target!r} is not in {type(model).__name__}; "
+            f"adapter.init_args.{key}: {target!r} is not in {type(model).__name__}; "
             + (f"did you mean {near[0]!r}? " if near else "")
-            + f"It has {', '.join(linear)}, or say all-linear"
+            + f"It has {', '.join(linear)}"
+            + (", or say all-linear" if key == "target_modules" else "")
         )

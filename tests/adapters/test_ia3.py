@@ -49,9 +49,9 @@ def test_scales_keys_values_and_what_enters_the_last_layer_of_the_feed_forward()
     ("settings", "layers"),
     [
         ({"layers": [1]}, {f"model.layers.1.{p}" for p in ("self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj")}),
-        ({"target_modules": ["q_proj"]}, {f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)}),
+        ({"modules": ["q_proj"]}, {f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)}),
         (
-            {"target_modules": ["q_proj", "up_proj"], "feedforward_modules": ["up_proj"], "layers": [0]},
+            {"modules": ["q_proj", "up_proj"], "feedforward_modules": ["up_proj"], "layers": [0]},
             {"model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"},
         ),
     ],
@@ -86,9 +86,9 @@ def test_an_architecture_without_known_layers_says_what_it_has() -> None:
     [
         (
             {"feedforward_modules": ["fc"]},
-            "adapter.init_args.feedforward_modules names fc, which target_modules doesn't",
+            "adapter.init_args.feedforward_modules names fc, which modules doesn't",
         ),
-        ({"target_modules": ["v_porj"]}, "adapter.init_args.target_modules: 'v_porj' is not in LlamaForCausalLM; did"),
+        ({"modules": ["v_porj"]}, "adapter.init_args.modules: 'v_porj' is not in LlamaForCausalLM; did"),
         ({"layers": [2]}, "adapter.init_args.layers is [2], but LlamaForCausalLM has 2 layers"),
     ],
 )
