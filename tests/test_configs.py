@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
 OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
 OBJECTIVES = [c for c in CONFIGS if c.startswith("configs/objective/")]
+DATA = [c for c in CONFIGS if c.startswith("configs/data/")]
 STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
-RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + STUDIES]
+RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 
 
@@ -35,9 +36,10 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 10 + len(OBJECTIVES) + len(STUDIES)
+    assert len(CONFIGS) == 10 + len(OBJECTIVES) + len(DATA) + len(STUDIES)
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
+    assert len(DATA) == 6
     named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online")}
     assert {"configs/lora.yaml", SMOKE, *named} == set(RECIPES)
 
@@ -65,6 +67,20 @@ def test_objective(objective: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert list(written) == ["model"]
     assert list(written["model"]["init_args"]) == ["objective"]
     assert found["model"]["init_args"]["objective"] == written["model"]["init_args"]["objective"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_data(data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # Whatever reads or splits the rows is named, so that none of the recipe's own is left over; batches stay its own.
+    written = yaml.safe_load((ROOT / data).read_text(encoding="utf-8"))
+    found = printed(monkeypatch, capsys, SMOKE, data)
+    plain = printed(monkeypatch, capsys, SMOKE)
+    assert list(written) == ["data"]
+    assert_within(written, found, "")
+    assert found["model"] == plain["model"]
+    assert found["data"]["init_args"]["batch_size"] == plain["data"]["init_args"]["batch_size"]  # type: ignore[index]
+    of_the_rows = ("train", "validation", "test", "split_by", "fractions", "split_seed", "columns", "prefix_lines")
+    assert set(written["data"]["init_args"]) >= {*of_the_rows, "min_prefix_lines", "rules", "max_length", "overlong"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from contract_seams import assert_complete
 
-from hotfix.data import Exposure, HotfixDataModule, PairFiles
+from hotfix.data import (
+    SVEN,
+    Exposure,
+    HotfixDataModule,
+    HubDataset,
+    JesseCSV,
+    ManySStuBs4J,
+    PairFiles,
+    PrivacyPairs,
+)
 from hotfix.data.packing import Batch
 from hotfix.types import SPLITS
 
@@ -37,9 +50,62 @@ def _packaged(_: Path) -> HotfixDataModule:
     return PairFiles(files, files, files, tokenizer_name="tiny", max_length=500, overlong="left", retain_count=20)
 
 
+def _dealt(cls: type[PairFiles], file: Path) -> HotfixDataModule:
+    one = str(file)
+    return cls(one, one, one, tokenizer_name="tiny", batch_size=4, retain_count=6, retain_batch_size=2, split_by="row")
+
+
+def _jesse(folder: Path) -> Path:
+    path = folder / "sstubs.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "condition", "bug", "fix", "post_conditional", "bugType", "repository_url"])
+        writer.writerows(
+            [i, f"int a;\nint b{i} = ", f"{i};", f"{i + 1};", "\n}\n", "CHANGE_NUMERAL", "r"] for i in range(40)
+        )
+    return path
+
+
+def _many_sstubs(folder: Path) -> Path:
+    path = folder / "sstubs.json"
+    rows = [
+        {"fixPatch": f"@@ -1,2 +1,2 @@\n int a{i};\n-f({i});\n+g({i});\n", "bugLineNum": 2, "fixCommitSHA1": str(i)}
+        for i in range(40)
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def _functions(folder: Path, before: str = "run(q)", after: str = "run(quote(q))") -> Path:
+    path = folder / "functions.jsonl"
+    rows = [
+        {
+            "func_name": i,
+            "func_src_before": f"n = {i}\n{before}\n",
+            "func_src_after": f"n = {i}\n{after}\n",
+            "vul_type": "v",
+        }
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _hub(folder: Path) -> Path:
+    (folder / "set").mkdir(exist_ok=True)
+    rows = [{"prompt": f"x{i} = ", "chosen": "2", "rejected": "1"} for i in range(40)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "set" / "train.parquet")
+    return folder / "set"
+
+
 CASES: Mapping[str, tuple[type[HotfixDataModule], Make]] = {
     "own file": (PairFiles, _own_file),
     "packaged files": (PairFiles, _packaged),
+    "Jesse's CSV": (JesseCSV, lambda folder: _dealt(JesseCSV, _jesse(folder))),
+    "ManySStuBs4J": (ManySStuBs4J, lambda folder: _dealt(ManySStuBs4J, _many_sstubs(folder))),
+    "SVEN": (SVEN, lambda folder: _dealt(SVEN, _functions(folder))),
+    "privacy pairs": (PrivacyPairs, lambda folder: _dealt(PrivacyPairs, _functions(folder, "u@h.io", "<EMAIL>"))),
+    "Hugging Face": (HubDataset, lambda folder: _dealt(HubDataset, _hub(folder))),
 }
 
 
@@ -52,6 +118,7 @@ def make(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return lambda: CASES[request.param][1](tmp_path)
 
 
