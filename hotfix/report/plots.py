@@ -92,8 +92,8 @@ def _pareto(rows: Sequence[tuple[str, Mapping[str, Any]]], key: str, better: int
     x = _fitted([cells[key]["value"] for _, cells in rows], left, right, share=key != "kl")
     y = _fitted([cells["fixed_rate"]["value"] for _, cells in rows], bottom, top, share=True)
     chart = Chart(_WIDTH, bottom + 34, f"fixed rate against {key} of each arm")
-    chart.columns(x, top, bottom, [(v, _tick(key, v)) for v in ticks(x.low, x.high)])
-    chart.rows(y, left, right, [(v, f"{100 * v:g}%") for v in ticks(y.low, y.high)])
+    chart.columns(x, top, bottom, [(v, _tick(key, v)) for v in ticks(x.low, x.high) if v >= 0])
+    chart.rows(y, left, right, [(v, f"{100 * v:g}%") for v in ticks(y.low, y.high) if 0 <= v <= 1])
     chart.text(right, bottom + 28, words, "tick", "end")
     chart.text(left + 5, top + 9, "fixed rate", "tick")
     points = [(better * cells[key]["value"], cells["fixed_rate"]["value"]) for _, cells in rows]
@@ -183,7 +183,7 @@ def _fitted(values: Sequence[float], start: float, end: float, share: bool) -> S
 
 
 def _tick(key: str, value: float) -> str:
-    return f"{value:.3g}" if key == "kl" else f"{100 * value:g}%"
+    return f"{value:.5g}" if key == "kl" else f"{100 * value:g}%"
 
 
 def _short(text: str, length: int) -> str:
