@@ -79,7 +79,7 @@ def find_problems(module: HotfixDataModule) -> list[Finding]:
         *duplicate_findings(pairs),
         *contradiction_findings(pairs["train"]),
         *address_findings(pair for split in SPLITS for pair in pairs[split]),
-        *mask_findings((pair for split in SPLITS for pair in pairs[split]), module.encoder),
+        *(finding for split in SPLITS for finding in mask_findings(pairs[split], _encoder(module, split))),
         *contamination_findings(pairs["train"]),
         *group_findings(pairs),
         *near_duplicate_findings(pairs),
@@ -105,9 +105,7 @@ def duplicate_findings(pairs: Pairs) -> Iterator[Finding]:
         for pair in pairs[split]:
             first = seen.setdefault(_content(pair), pair)
             if first is not pair:
-                yield _finding(
-                    "warning", "duplicate pair", pair, f"the same as {first.id!r}, {first.source}", "remove one"
-                )
+                yield _finding("warning", "duplicate pair", pair, f"the same as {_named(first)}", "remove one")
         if split == "train":
             continue
         shared = [pair for pair in pairs[split] if _content(pair) in trained]
@@ -118,7 +116,7 @@ def duplicate_findings(pairs: Pairs) -> Iterator[Finding]:
             )
             continue
         for pair in shared:
-            text = f"in {split} and, as {trained[_content(pair)].id!r}, in train"
+            text = f"in {split} and, as {_named(trained[_content(pair)])}, in train"
             yield _finding("warning", "pair in two splits", pair, text, f"remove it from {split}")
 
 
@@ -139,7 +137,7 @@ def contradiction_findings(pairs: Iterable[CodePair]) -> Iterator[Finding]:
         other = taught.get((pair.prefix, pair.buggy.strip()))
         if other is not None:
             count += 1
-            text = f"unlearns {pair.buggy.strip()!r:.60}, which {other.id!r}, {other.source}, teaches at the same place"
+            text = f"unlearns {pair.buggy.strip()!r:.60}, which {_named(other)} teaches at the same place"
             yield _finding("warning", "contradicting pairs", pair, text, "keep one of the two")
     if count and 10 * count >= len(pairs):
         text = f"{count} of {len(pairs)} pairs unlearn what another teaches"
@@ -246,7 +244,7 @@ def near_duplicate_findings(pairs: Pairs, threshold: float = 0.8) -> Iterator[Fi
         others = [pair for pair in pairs[split] if _content(pair) not in trained]
         for match in near_duplicates([_text(pair) for pair in others], texts, threshold):
             first = pairs["train"][match.other]
-            text = f"{match.similarity:.0%} like {first.id!r}, {first.source}, in train"
+            text = f"{match.similarity:.0%} like {_named(first)} in train"
             hint = "set data.init_args.split_by to what they have in common, or remove it"
             yield _finding("warning", "near-duplicate across splits", others[match.text], text, hint)
 
@@ -268,6 +266,19 @@ def _in(codes: Codes, known: Codes) -> list[int]:
 
 def _finding(severity: Severity, kind: str, pair: CodePair, text: str, hint: str) -> Finding:
     return Finding(severity, kind, pair.id, pair.source, text, hint)
+
+
+def _encoder(module: HotfixDataModule, split: Split) -> Encode:
+    """What training uses: its own encodings, which are kept for it, or one by one where a pair can't be encoded."""
+    try:
+        known = dict(zip(map(id, module.pairs(split)), module.encoded(split), strict=True))
+    except DataError:
+        return module.encoder
+    return lambda pair: known[id(pair)]
+
+
+def _named(pair: CodePair) -> str:
+    return f"{pair.id!r} ({pair.source.rpartition('/')[2]})"
 
 
 def _hidden(address: str) -> str:

@@ -57,7 +57,7 @@ def test_copies_within_and_across_splits() -> None:
     test = [pair("d", "y = "), pair("e", "z = "), pair("f", "v = ")]
     found = list(duplicate_findings({"train": train, "validation": [], "test": test}))
     assert brief(found) == [("warning", "duplicate pair", "b"), ("warning", "pair in two splits", "d")]
-    assert found[0].text == "the same as 'a', p.jsonl:a"
+    assert found[0].text == "the same as 'a' (p.jsonl:a)"
     assert found[1].source == "p.jsonl:d"
     assert "'c'" in found[1].text
 
@@ -72,7 +72,7 @@ def test_contradictions_need_the_same_place() -> None:
     pairs = [pair("a"), pair("b", buggy="2", fixed="3"), pair("c", "z = ", "2", "1"), *others]
     found = list(contradiction_findings(pairs))
     assert brief(found) == [("warning", "contradicting pairs", "b")]
-    assert found[0].text == "unlearns '2', which 'a', p.jsonl:a, teaches at the same place"
+    assert found[0].text == "unlearns '2', which 'a' (p.jsonl:a) teaches at the same place"
 
 
 def test_many_contradictions_are_an_error() -> None:
@@ -169,7 +169,7 @@ def test_near_duplicates_across_splits() -> None:
     near, same, far = pair("c", LONG + "# so\n"), pair("d", LONG), pair("e", "def g(): return nothing\n")
     found = list(near_duplicate_findings({"train": train, "validation": [], "test": [near, same, far]}))
     assert brief(found) == [("warning", "near-duplicate across splits", "c")]
-    assert "% like 'a', p.jsonl:a, in train" in found[0].text
+    assert "% like 'a' (p.jsonl:a) in train" in found[0].text
 
 
 def test_errors_come_first_and_the_log_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
