@@ -20,6 +20,8 @@ ALIASES: tuple[Mapping[str, str], ...] = (
     {"prefix": "prompt", "buggy": "rejected", "fixed": "chosen", "suffix": "suffix"},
 )
 _RULE_COLUMNS = ("rule", "bug_type", "bugType", "vul_type")
+# A column that says nothing of any row would make all of them one kind.
+_NO_RULE = (None, "", "n/a", "N/A")
 _REQUIRED = ("prefix", "buggy", "fixed")
 
 
@@ -85,7 +87,7 @@ def parse_row(row: Mapping[str, Any], path: Path, line: int) -> CodePair:
     return CodePair(
         id=str(row.get("id", f"{path.name}:{line}")),
         **text,
-        rule=str(next((row[c] for c in _RULE_COLUMNS if row.get(c)), "")),
+        rule=str(next((row[c] for c in _RULE_COLUMNS if row.get(c) not in _NO_RULE), "")),
         split=row_split(row, path, line),
         source=f"{path}:{line}",
         meta={key: value for key, value in row.items() if key not in used},

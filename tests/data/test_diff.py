@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import random
 import re
-from itertools import pairwise
+from difflib import SequenceMatcher
+from itertools import combinations, pairwise
 
 import pytest
 
-from hotfix.data.diff import Hunk, common_prefix_length, diff_text, edited_tokens
+from hotfix.data.diff import (
+    Hunk,
+    align_spans,
+    common_prefix_length,
+    diff_text,
+    edited_tokens,
+    keeps_order,
+    widen,
+    widen_spans,
+)
 
 ALPHABET = ("a", "b1", " ", "  ", "12", "(", ")", ".", "é", "日", "\n", "\r\n", "_x")
 SEEDS = range(300)
@@ -101,3 +111,72 @@ def test_common_prefix_is_the_longest(seed: int) -> None:
     lists = [[rng.randrange(2) for _ in range(rng.randint(0, 6))] for _ in range(rng.randint(1, 3))]
     expected = max(n for n in range(7) if all(len(x) >= n and x[:n] == lists[0][:n] for x in lists))
     assert common_prefix_length(*lists) == expected
+
+
+def character_hunks(a: str, b: str) -> list[Hunk]:
+    codes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    return [Hunk(i, j, k, m) for tag, i, j, k, m in codes if tag != "equal"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_spans_of_both_sides_are_put_against_each_other(seed: int) -> None:
+    rng = random.Random(seed)
+    a, b = text(rng), text(rng)
+    hunks = character_hunks(a, b)
+    spans_a = [(h.a_start, h.a_end) for h in hunks if h.a_start < h.a_end]
+    spans_b = [(h.b_start, h.b_end) for h in hunks if h.b_start < h.b_end]
+    assert align_spans(a, b, spans_a, spans_b) == hunks
+    assert keeps_order(a, spans_a, b)
+    assert keeps_order(b, spans_b, a)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_widened_hunks_end_at_lexemes_hold_the_old_ones_and_rebuild_the_text(seed: int) -> None:
+    rng = random.Random(seed)
+    a, b = text(rng), text(rng)
+    hunks = character_hunks(a, b)
+    wide = widen(a, b, hunks)
+    ends = [{m.end() for m in re.finditer(r"[^\W\d]\w*|\d+|\s+|.", t, re.DOTALL)} | {0} for t in (a, b)]
+    built, at = "", 0
+    for w in wide:
+        assert {w.a_start, w.a_end} <= ends[0]
+        assert {w.b_start, w.b_end} <= ends[1]
+        built += a[at : w.a_start] + b[w.b_start : w.b_end]
+        at = w.a_end
+    assert built + a[at:] == b
+    for h in hunks:
+        assert any(
+            w.a_start <= h.a_start <= h.a_end <= w.a_end and w.b_start <= h.b_start <= h.b_end <= w.b_end for w in wide
+        )
+    assert all(x.a_end < y.a_start or x.b_end < y.b_start for x, y in pairwise(wide))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_widened_spans_are_the_lexemes_that_are_touched(seed: int) -> None:
+    rng = random.Random(seed)
+    a, b = text(rng), text(rng)
+    spans = [(h.a_start, h.a_end) for h in character_hunks(a, b) if h.a_start < h.a_end]
+    touched = set()
+    for m in re.finditer(r"[^\W\d]\w*|\d+|\s+|.", a, re.DOTALL):
+        if any(m.start() < end and start < m.end() for start, end in spans):
+            touched |= set(range(*m.span()))
+    assert {i for start, end in widen_spans(a, spans) for i in range(start, end)} == touched
+
+
+@pytest.mark.parametrize(
+    ("spans_a", "spans_b"),
+    [([(0, 1)], []), ([(2, 1)], []), ([(0, 9)], [(0, 3)]), ([(1, 2), (0, 1)], [(0, 2)]), ([(-1, 0)], [])],
+)
+def test_spans_that_do_not_fit_are_not_aligned(spans_a: list[tuple[int, int]], spans_b: list[tuple[int, int]]) -> None:
+    assert align_spans("abc", "abc", spans_a, spans_b) is None
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_order_is_kept_where_a_search_finds_it(seed: int) -> None:
+    rng = random.Random(seed)
+    a, b = "".join(rng.choice("ab") for _ in range(4)), "".join(rng.choice("ab") for _ in range(5))
+    start = rng.randrange(5)
+    end = rng.randint(start, 4)
+    kept = a[:start] + a[end:]
+    expected = any("".join(part) == kept for part in combinations(b, len(kept)))
+    assert keeps_order(a, [(start, end)], b) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,26 @@ def test_repeats_of_a_file_that_is_not_there_are_told_of(file: str, caplog: pyte
 def test_repeats_count_from_1(file: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.init_args\.repeats\.pairs is 0, expected at least 1"):
         module(file, repeats={"pairs": 0})
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    long = {"id": "long", "prefix": "x = ", "buggy": "1" * 40, "fixed": "2" * 40}
+    cut = {"id": "cut", "prefix": "y" * 40, "buggy": "1", "fixed": "2"}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (long, *rows(2), cut)), encoding="utf-8")
+    data = module(str(path), max_length=20, overlong="drop")
+    data.setup("fit")
+    assert [pair.id for pair in data.pairs("train")] == ["train0", "train1", "cut"]
+    assert [pair.id for pair in data.encoded("train")] == ["train0", "train1", "cut"]
+    assert "train: 1 of 4 pairs left out: longer than max_length" in caplog.text
+    with pytest.raises(DataError, match="pair 'long' has 44 tokens"):
+        module(str(path), max_length=20, overlong="left").setup("fit")
+
+
+def test_pairs_are_encoded_once_and_anew_when_rewritten(file: str) -> None:
+    data = module(file)
+    first = data.encoded("train")
+    assert data.encoded("train") is first
+    other = data.rewritten(lambda pair: replace(pair, prefix="z"))
+    assert [len(pair.shared) for pair in other.encoded("train")] == [1] * 6
+    assert data.encoded("train") is first

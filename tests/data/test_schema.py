@@ -85,3 +85,9 @@ def test_a_bad_row_is_refused_with_its_place(row: dict[str, Any], message: str) 
     with pytest.raises(DataError, match=f"^{re.escape(message)}") as caught:
         parse_row(row, PATH, 3)
     assert (caught.value.path, caught.value.line) == (PATH, 3)
+
+
+@pytest.mark.parametrize("nothing", [None, "", "n/a"])
+def test_a_rule_that_says_nothing_is_none(nothing: str | None) -> None:
+    row = {"prefix": "", "buggy": "1", "fixed": "2", "bug_type": nothing, "vul_type": "cwe-1"}
+    assert parse_row(row, Path("p"), 1).rule == "cwe-1"
