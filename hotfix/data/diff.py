@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
@@ -108,7 +109,7 @@ def widen(a: str, b: str, hunks: Sequence[Hunk]) -> list[Hunk]:
     """
     at_a, at_b = set(_offsets(_LEXEME.findall(a))), set(_offsets(_LEXEME.findall(b)))
     found: list[Hunk] = []
-    for hunk, following in zip(hunks, [*hunks[1:], Hunk(len(a), len(a), len(b), len(b))], strict=True):
+    for hunk, following in pairwise([*hunks, Hunk(len(a), len(a), len(b), len(b))]):
         a_start, a_end, b_start, b_end = hunk
         last = found[-1] if found else Hunk(0, 0, 0, 0)
         # Between two hunks both texts are the same, so both ends of a side move together.
