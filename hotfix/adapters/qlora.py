@@ -15,7 +15,7 @@ class QLoRA(LoRA):
     time there. Settings are in the order of `LoRA`'s.
 
     Args:
-        bits: 4 for NF4 with double quantisation, 8 for LLM.int8.
+        bits: 4 for NF4 with double quantisation, 8 for vector-wise integers.
         rank: see `LoRA`.
         alpha: see `LoRA`.
         dropout: see `LoRA`.

@@ -116,6 +116,21 @@ def test_passes_of_inference_leave_the_base_as_it_is_and_the_gradient_whole(bits
 
 @needs_library
 @both
+def test_a_row_does_not_depend_on_its_neighbours(bits: Bits) -> None:
+    """LLM.int8 takes columns with a large input in any row of the batch out of the rounding, in all rows."""
+    plain = plain_base()
+    with torch.no_grad():
+        for block in plain.model.layers:
+            block.input_layernorm.weight.mul_(5)
+    model = reload_quantised(plain, bits, torch.device("cpu"))
+    whole = logits(model)
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=row[None]).logits for row in IDS])  # type: ignore[operator]
+    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=0)
+
+
+@needs_library
+@both
 def test_the_gradient_is_the_one_through_the_rounded_weights(bits: Bits) -> None:
     model: Any = LoRA(rank=4, target_modules=["q_proj"], layers=[0]).attach(quantised(bits))
     model.eval()
