@@ -12,7 +12,9 @@ the leading generalised eigenvectors. LoRA-Null (https://arxiv.org/abs/2503.0265
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -28,7 +30,9 @@ from hotfix.models.states import hidden_states
 __all__ = ["contrastive_directions", "start_contrastively"]
 
 _ROWS = 16
-_RIDGE = 0.02
+_RIDGE = 0.01
+_ITERATIONS = 20
+_RETAIN_TOKENS = 8_192  # enough for the moments of layers some thousands wide, with the ridge
 
 
 def contrastive_directions(edited: Tensor, retain: Tensor, rank: int, ridge: float = _RIDGE) -> Tensor:
@@ -52,7 +56,7 @@ def contrastive_directions(edited: Tensor, retain: Tensor, rank: int, ridge: flo
     lower = torch.linalg.cholesky(retain + (ridge * retain.diagonal().mean() + 1e-12) * identity)
     half = torch.linalg.solve_triangular(lower, edited, upper=False)
     whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)
-    leading = torch.linalg.eigh((whitened + whitened.T) / 2).eigenvectors[:, -rank:]  # [D, rank]
+    leading = _leading_eigenvectors((whitened + whitened.T) / 2, rank)
     rows = torch.linalg.solve_triangular(lower.T, leading, upper=True).T
     energy = ((rows @ edited) * rows).sum(1).clamp_min(1e-12)
     rows = rows * (edited.diagonal().mean() / 3 / energy).sqrt()[:, None]
@@ -60,6 +64,18 @@ def contrastive_directions(edited: Tensor, retain: Tensor, rank: int, ridge: flo
     mixing = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(0))).Q
     mixed: Tensor = mixing.to(rows) @ rows
     return mixed
+
+
+def _leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues, [D, rank]: by subspace iteration, since few are wanted."""
+    width = min(len(symmetric), 2 * rank + 8)
+    start = torch.randn(len(symmetric), width, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(start.to(symmetric)).Q
+    for _ in range(_ITERATIONS):
+        basis = torch.linalg.qr(symmetric @ basis).Q
+    inner = torch.linalg.eigh(basis.T @ symmetric @ basis).eigenvectors
+    found: Tensor = basis @ inner[:, -rank:]
+    return found
 
 
 @torch.no_grad()
@@ -74,12 +90,15 @@ def start_contrastively(model: nn.Module, pairs: Sequence[EncodedPair], retain: 
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     edited = _moments(model, layers, _edited_points(pairs))
     ordinary = _moments(model, layers, _all_positions(retain))
+    found: dict[tuple[nn.Module, int], Tensor] = {}
     for layer in layers:
         # A layer that no text runs through keeps its random start.
         if layer not in edited or layer not in ordinary:
             continue
         for name, down in layer.lora_A.items():
-            rows = contrastive_directions(edited[layer], ordinary[layer], layer.r[name])
+            key = edited.source(layer), layer.r[name]
+            rows = found[key] if key in found else contrastive_directions(edited[layer], ordinary[layer], key[1])
+            found[key] = rows
             weight = cast("nn.Linear", down).weight
             weight.copy_(rows.to(weight))
 
@@ -106,7 +125,8 @@ def _edited_points(pairs: Sequence[EncodedPair]) -> Iterator[tuple[TokenRows, Te
 
 
 def _all_positions(texts: Sequence[Sequence[int]]) -> Iterator[tuple[TokenRows, Tensor]]:
-    ordered = sorted(texts, key=len)
+    lengths = list(accumulate(map(len, texts)))
+    ordered = sorted(texts[: bisect_right(lengths, _RETAIN_TOKENS) + 1], key=len)
     for start in range(0, len(ordered), _ROWS):
         rows, _ = pack_texts(ordered[start : start + _ROWS], 0)
         assert rows is not None

@@ -32,11 +32,15 @@ class InputMoments:
         """Return a layer's moment, [D, D]."""
         if layer not in self._source:
             raise KeyError(f"{type(layer).__name__} was never run")
-        return self._sums[self._source[layer]] / max(1, self._count)
+        return self._sums[self.source(layer)] / max(1, self._count)
 
     def __contains__(self, layer: nn.Module) -> bool:
         """Whether the layer was run."""
         return layer in self._source
+
+    def source(self, layer: nn.Module) -> nn.Module:
+        """Return the layer whose moment this layer shares; itself where it shares none."""
+        return self._source[layer]
 
     @contextmanager
     def over(self, chosen: Tensor) -> Iterator[None]:
