@@ -174,8 +174,9 @@ def _explain_file(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
     named = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     if found["problem"] == "Path is not a file":
         return found["key"], f"{named} is not a file"
-    near = {str(p): p for folder in ("configs", str(named.parent)) for p in sorted(Path(folder).rglob("*.yaml"))[:200]}
-    by_stem = {p.stem: name for name, p in near.items()}
+    # Of two files with one name, the one in the folder that was named wins: it comes last.
+    near = [p for folder in ("configs", str(named.parent)) for p in sorted(Path(folder).rglob("*.yaml"))[:200]]
+    by_stem = {p.stem: str(p) for p in near}
     close = difflib.get_close_matches(path.stem, by_stem, n=1)
     return found["key"], f"there is no file {named}" + (f"; did you mean {by_stem[close[0]]}?" if close else "")
 
