@@ -63,7 +63,7 @@ OPTIONS = [
     ("modle.x 1", r"--modle\.x: there is no such option; did you mean --model\.x\?"),
     ("trainer.max_epoch 1", r"--trainer\.max_epoch: there is no such option; did you mean --trainer\.max_epochs\?"),
     ("measure.humanevel.init_args.subset 2", r"did you mean --measure\.humaneval\.init_args\.subset\?"),
-    ("model.init_args.learning_rate fast", r"model\.init_args\.learning_rate: expected a number, got 'fast'"),
+    ("model.init_args.learning_rate fast", r"model\.init_args\.learning_rate: expected a number or null, got 'fast'"),
     ("trainer.max_epochs many", r"trainer\.max_epochs: expected a whole number or null, got 'many'"),
     ("data.init_args.batch_size 2.5", r"data\.init_args\.batch_size: expected a whole number, got '2\.5'"),
     ("model.init_args.adapter.init_args.rank big", r"adapter\.init_args\.rank: expected a whole number, got 'big'"),

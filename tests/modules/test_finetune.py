@@ -174,8 +174,8 @@ def _empty_batch() -> Batch:
 ADAPTERS: dict[str, tuple[Adapter, float, type]] = {
     "lora": (LoRA(rank=2, dropout=0.3), 1e-3, AdapterPatch),
     "dora": (LoRA(rank=2, dora=True), 1e-3, AdapterPatch),
-    "ia3": (IA3(), 3e-3, AdapterPatch),
-    "prefix": (PrefixTuning(3), 1e-2, AdapterPatch),
+    "ia3": (IA3(), 1e-2, AdapterPatch),
+    "prefix": (PrefixTuning(3), 3e-2, AdapterPatch),
     "full": (FullFineTuning(), 2e-5, WeightDelta),
     "upper full": (FullFineTuning(layers=[1]), 2e-5, WeightDelta),
 }
