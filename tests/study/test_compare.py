@@ -111,7 +111,7 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(done: Path) -> Non
 
 
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    write(tmp_path, batches=40)
+    write(tmp_path, batches=200)  # long enough that a busy machine is still at it
     words = [sys.executable, "-m", "hotfix", "compare", "--config", str(tmp_path / "small.yaml"), "--arms", "first"]
     words += ["--trainer.default_root_dir", str(tmp_path / "out")]
     process = subprocess.Popen(
