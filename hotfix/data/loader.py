@@ -8,7 +8,8 @@ number of micro-batches or processes. Windows differ by at most one pair, so no 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,7 +19,7 @@ from hotfix.data.packing import Batch, Layout, count_tokens, pack
 from hotfix.errors import ConfigError
 from hotfix.types import SCOPES, Side, TokenScope
 
-__all__ = ["Batches", "PairLoader", "Share", "deal", "windows"]
+__all__ = ["Batches", "PairLoader", "Share", "WindowLoader", "deal", "windows"]
 
 _BUCKET = 8
 _T = TypeVar("_T")
@@ -95,7 +96,56 @@ class Batches(Generic[_T]):
         return iter(self._items)
 
 
-class PairLoader:
+class WindowLoader(ABC):
+    """Iterates over the micro-batches of one process, epoch after epoch; a checkpoint holds its place.
+
+    Args:
+        count: examples of an epoch.
+        batch_size: examples of one optimizer step, over all processes and micro-batches.
+        share: this process's part.
+        noun: what an example is, for messages.
+    """
+
+    def __init__(self, count: int, batch_size: int, share: Share | None, noun: str) -> None:
+        self.share = share or Share()
+        parts = self.share.world * self.share.accumulate
+        if count // max(1, -(-count // batch_size)) < parts:
+            raise ConfigError(
+                f"data.init_args.batch_size is {batch_size} and there are {count} {noun}s, but a step has {parts} "
+                f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a "
+                f"{noun}"
+            )
+        self.batch_size = batch_size
+        self.epoch = self.position = 0
+        self._windows = -(-count // batch_size)
+
+    def __len__(self) -> int:
+        """Micro-batches of this process in an epoch."""
+        return self._windows * self.share.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from where the last iteration, or the checkpoint, stopped."""
+        deal_part = self._epoch(self.epoch)
+        for position in range(self.position, len(self)):
+            # Moved on before the batch is handed out: a checkpoint is taken while the consumer still has it.
+            last = position + 1 == len(self)
+            self.epoch, self.position = (self.epoch + 1, 0) if last else (self.epoch, position + 1)
+            yield deal_part(position // self.share.accumulate, position % self.share.accumulate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place to go on from."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved place."""
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    @abstractmethod
+    def _epoch(self, epoch: int) -> Callable[[int, int], Batch]:
+        """Plan an epoch: return what makes the micro-batch of (window, accumulated part)."""
+
+
+class PairLoader(WindowLoader):
     """Iterates over the micro-batches of one process, epoch after epoch; a checkpoint holds its place.
 
     Args:
@@ -123,41 +173,16 @@ class PairLoader:
         repeats: Sequence[int] | None = None,
     ) -> None:
         self._epoch_pairs = [i for i in range(len(pairs)) for _ in range(repeats[i] if repeats else 1)]
-        self.share = share or Share()
-        parts = self.share.world * self.share.accumulate
-        count = len(self._epoch_pairs)
-        if count // max(1, -(-count // batch_size)) < parts:
-            raise ConfigError(
-                f"data.init_args.batch_size is {batch_size} and there are {count} pairs, but a step has {parts} "
-                f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a pair"
-            )
+        super().__init__(len(self._epoch_pairs), batch_size, share, "pair")
         self.pairs, self.retain = pairs, retain
-        self.batch_size, self.retain_size = batch_size, retain_size if retain else 0
+        self.retain_size = retain_size if retain else 0
         self.seed, self.layout, self.pad_id = seed, layout, pad_id
-        self.epoch = self.position = 0
         self._lengths = [p.packed_length for p in pairs]
         self._counts = [count_tokens(p) for p in pairs]
 
-    def __len__(self) -> int:
-        """Micro-batches of this process in an epoch."""
-        return -(-len(self._epoch_pairs) // self.batch_size) * self.share.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Go on from where the last iteration, or the checkpoint, stopped."""
-        plan = self._epoch_windows(self.epoch)
-        for position in range(self.position, len(self)):
-            # Moved on before the batch is handed out: a checkpoint is taken while the consumer still has it.
-            last = position + 1 == len(self)
-            self.epoch, self.position = (self.epoch + 1, 0) if last else (self.epoch, position + 1)
-            yield self._micro_batch(plan[position // self.share.accumulate], position % self.share.accumulate)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Place to go on from."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place."""
-        self.epoch, self.position = state["epoch"], state["position"]
+    def _epoch(self, epoch: int) -> Callable[[int, int], Batch]:
+        plan = self._epoch_windows(epoch)
+        return lambda window, part: self._micro_batch(plan[window], part)
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         rng = random.Random(f"{self.seed}/{epoch}")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from hotfix.data.loader import Share, deal, windows
+from hotfix.data.loader import Share, WindowLoader, deal, windows
 from hotfix.data.packing import Batch, Counts, pack
-from hotfix.errors import ConfigError
 
 __all__ = ["TextLoader"]
 
 
-class TextLoader:
-    """Iterates over the micro-batches of one process, epoch after epoch; a checkpoint holds its place.
+class TextLoader(WindowLoader):
+    """Iterates over whole texts.
 
-    The texts are the side `retain` of the batches: plain rows, every token but the first a target.
+    They are the side `retain` of the batches: plain rows, every token but the first a target.
 
     Args:
         texts: token ids of each, at least two.
@@ -34,37 +32,13 @@ class TextLoader:
         seed: int = 0,
         pad_id: int = 0,
     ) -> None:
-        self.share = share or Share()
-        parts = self.share.world * self.share.accumulate
-        if len(texts) // max(1, -(-len(texts) // batch_size)) < parts:
-            raise ConfigError(
-                f"data.init_args.batch_size is {batch_size} and there are {len(texts)} texts, but a step has {parts} "
-                f"micro-batches ({self.share.world} processes x {self.share.accumulate} accumulated); each needs a text"
-            )
-        self.texts, self.batch_size, self.seed, self.pad_id = texts, batch_size, seed, pad_id
-        self.epoch = self.position = 0
+        super().__init__(len(texts), batch_size, share, "text")
+        self.texts, self.seed, self.pad_id = texts, seed, pad_id
         self._lengths = [len(ids) for ids in texts]
 
-    def __len__(self) -> int:
-        """Micro-batches of this process in an epoch."""
-        return -(-len(self.texts) // self.batch_size) * self.share.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Go on from where the last iteration, or the checkpoint, stopped."""
-        plan = windows(self._lengths, self.batch_size, random.Random(f"{self.seed}/{self.epoch}"))
-        for position in range(self.position, len(self)):
-            # Moved on before the batch is handed out: a checkpoint is taken while the consumer still has it.
-            last = position + 1 == len(self)
-            self.epoch, self.position = (self.epoch + 1, 0) if last else (self.epoch, position + 1)
-            yield self._micro_batch(plan[position // self.share.accumulate], position % self.share.accumulate)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Place to go on from."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place."""
-        self.epoch, self.position = state["epoch"], state["position"]
+    def _epoch(self, epoch: int) -> Callable[[int, int], Batch]:
+        plan = windows(self._lengths, self.batch_size, random.Random(f"{self.seed}/{epoch}"))
+        return lambda window, part: self._micro_batch(plan[window], part)
 
     def _micro_batch(self, window: Sequence[int], part: int) -> Batch:
         parts = self.share.world * self.share.accumulate
