@@ -22,7 +22,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from hotfix.data.encode import EncodedPair
-from hotfix.data.packing import pack_pairs, pack_texts
+from hotfix.data.packing import by_length, pack_pairs, pack_texts
 from hotfix.models.input_moments import InputMoments
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states
@@ -113,9 +113,8 @@ def _moments(model: nn.Module, layers: Sequence[nn.Module], parts: Iterable[tupl
 
 def _edited_points(pairs: Sequence[EncodedPair]) -> Iterator[tuple[TokenRows, Tensor]]:
     """Yield the pairs' rows and the positions that predict a token in which the sides differ."""
-    ordered = sorted(pairs, key=lambda pair: (pair.packed_length, pair.id))
-    for start in range(0, len(ordered), _ROWS):
-        rows, targets = pack_pairs(ordered[start : start + _ROWS], "packed", 0)
+    for places in by_length([pair.packed_length for pair in pairs], _ROWS):
+        rows, targets = pack_pairs([pairs[i] for i in places], "packed", 0)
         assert rows is not None
         chosen = torch.zeros(rows.input_ids.shape, dtype=torch.bool)
         for side in (targets["fixed"], targets["buggy"]):
@@ -125,9 +124,9 @@ def _edited_points(pairs: Sequence[EncodedPair]) -> Iterator[tuple[TokenRows, Te
 
 
 def _all_positions(texts: Sequence[Sequence[int]]) -> Iterator[tuple[TokenRows, Tensor]]:
-    lengths = list(accumulate(map(len, texts)))
-    ordered = sorted(texts[: bisect_right(lengths, _RETAIN_TOKENS) + 1], key=len)
-    for start in range(0, len(ordered), _ROWS):
-        rows, _ = pack_texts(ordered[start : start + _ROWS], 0)
+    lengths = [len(ids) for ids in texts]
+    some = lengths[: bisect_right(list(accumulate(lengths)), _RETAIN_TOKENS) + 1]
+    for places in by_length(some, _ROWS):
+        rows, _ = pack_texts([texts[i] for i in places], 0)
         assert rows is not None
         yield rows, rows.branch != PADDING

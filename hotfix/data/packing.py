@@ -23,7 +23,18 @@ from hotfix.data.encode import Branch, EncodedPair
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.types import SCOPES, Side, TokenScope
 
-__all__ = ["Batch", "Counts", "Layout", "Targets", "count_tokens", "pack", "pack_pairs", "pack_rows", "pack_texts"]
+__all__ = [
+    "Batch",
+    "Counts",
+    "Layout",
+    "Targets",
+    "by_length",
+    "count_tokens",
+    "pack",
+    "pack_pairs",
+    "pack_rows",
+    "pack_texts",
+]
 
 Layout = Literal["packed", "padded"]
 Counts = Mapping[tuple[Side, TokenScope], float]
@@ -51,8 +62,15 @@ class Targets:
         """Keep the targets of a scope."""
         if scope == "all":
             return self
-        keep = self.edited if scope == "edited" else ~self.edited
+        return self.where(self.edited if scope == "edited" else ~self.edited)
+
+    def where(self, keep: Tensor) -> Targets:
+        """Keep some: bool [N]."""
         return Targets(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Move every tensor."""
+        return Targets(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -84,9 +102,9 @@ class Batch:
         """Move every tensor."""
         return replace(
             self,
-            pairs=_move(self.pairs, device),
-            retain=_move(self.retain, device),
-            targets={side: _move(targets, device) for side, targets in self.targets.items()},
+            pairs=None if self.pairs is None else self.pairs.to(device),
+            retain=None if self.retain is None else self.retain.to(device),
+            targets={side: targets.to(device) for side, targets in self.targets.items()},
         )
 
 
@@ -94,6 +112,16 @@ class _Segment(NamedTuple):
     ids: Sequence[int]
     branch: int
     position: int
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut the places of texts into batches of similar length, the longest first.
+
+    >>> by_length([3, 9, 4], 2)
+    [[1, 2], [0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def count_tokens(pair: EncodedPair) -> dict[tuple[Side, TokenScope], int]:
@@ -202,9 +230,3 @@ def _targets(items: Sequence[tuple[int, int, int, bool, int]]) -> Targets:
     columns = torch.tensor(items, dtype=torch.long).reshape(-1, 5).unbind(1)
     row, column, token, edited, example = columns
     return Targets(row, column, token, edited.bool(), example)
-
-
-def _move(item: Any, device: torch.device | str) -> Any:  # noqa: ANN401  any of the frozen tensor holders
-    if item is None:
-        return None
-    return type(item)(**{f.name: getattr(item, f.name).to(device) for f in fields(item)})

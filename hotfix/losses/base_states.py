@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hotfix.data.encode import EncodedPair
-from hotfix.data.packing import pack_pairs, pack_texts
+from hotfix.data.packing import by_length, pack_pairs, pack_texts
 from hotfix.models.layout import find_blocks, lowest_trained_block
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states, plain_model, prefix_length, upper_states
@@ -71,10 +71,10 @@ class BaseStates:
             return None
         found = cls(first if _frozen_below(model, pairs, retain) else None)
         with reference(model):
-            for places in _by_length(lengths):
+            for places in by_length(lengths, _ROWS):
                 rows, _ = pack_pairs([pairs[i] for i in places], "packed", 0)
                 found._keep(model, "pairs", places, rows)
-            for places in _by_length([len(ids) for ids in retain]):
+            for places in by_length([len(ids) for ids in retain], _ROWS):
                 rows, _ = pack_texts([retain[i] for i in places], 0)
                 found._keep(model, "retain", places, rows)
             return found if found._serves(model, pairs) else None
@@ -91,7 +91,7 @@ class BaseStates:
     def _keep(self, model: nn.Module, kind: Kind, places: Sequence[int], rows: TokenRows | None) -> None:
         if rows is None:
             return
-        rows = _on_device(model, rows)
+        rows = rows.to(_device(model))
         entered, last = _run(model, rows, self.first or 0)
         for r, place in enumerate(places):
             length = int((rows.branch[r] != PADDING).sum())
@@ -106,7 +106,7 @@ class BaseStates:
         rows, _ = pack_pairs(pairs[:1], "packed", 0)
         if rows is None or self._rows["pairs", 0].entering is None:
             return False
-        rows = _on_device(model, rows)
+        rows = rows.to(_device(model))
         whole = self.last("pairs", [0]).float()
         try:
             upper = upper_states(model, rows, self.entering("pairs", [0]), self.first).float()
@@ -147,18 +147,12 @@ def _frozen_below(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequen
     if rows is None:
         return False
     with torch.enable_grad():
-        return not any(states.requires_grad for states in _run(model, _on_device(model, rows), 0).entered)
-
-
-def _by_length(lengths: Sequence[int]) -> list[list[int]]:
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
+        return not any(states.requires_grad for states in _run(model, rows.to(_device(model)), 0).entered)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
     return nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
-def _on_device(model: nn.Module, rows: TokenRows) -> TokenRows:
-    device = next(model.parameters()).device
-    return TokenRows(rows.input_ids.to(device), rows.position_ids.to(device), rows.branch.to(device))
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

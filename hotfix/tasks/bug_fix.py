@@ -12,12 +12,13 @@ from hotfix.data.addresses import find_addresses
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
 from hotfix.data.schema import CodePair
-from hotfix.generation import Completion, SamplingConfig, greedy, sample
+from hotfix.generation import Completion, SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate, SubstringRate, VerdictRate
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.prompting import PairPrompt, PromptEnd, StatementsEnd, pair_prompt, paper_prompt
 from hotfix.tasks.protocol import Protocol, settle
-from hotfix.tasks.scoring import PairLogProbs, kl_per_text, pair_log_probs
+from hotfix.tasks.scoring import PairLogProbs, pair_log_probs
+from hotfix.tasks.unrelated import observe_unrelated
 from hotfix.tasks.verdict import find_substrings, judge, open_brackets, statements
 from hotfix.types import Split
 
@@ -121,7 +122,8 @@ class BugFix(Task):
     ) -> list[Record]:
         """Sample and score pairs, or continue unrelated code."""
         if name == _SPECIFICITY:
-            return self._observe_unrelated(subject, items, base)
+            prompts = [example.payload for _, example in items]
+            return observe_unrelated(subject, prompts, self.specificity_tokens, self.sampling.batch_size, base)
         scores = pair_log_probs(subject.model, [example.payload[1] for _, example in items])
         records: list[Record] = []
         for (_, example), completions, score in zip(items, self._draw(subject, items), scores, strict=True):
@@ -167,28 +169,6 @@ class BugFix(Task):
         if self.protocol == "paper":
             record["substrings"] = [find_substrings(text, pair.fixed, pair.buggy) for text in texts]
         return record
-
-    def _observe_unrelated(
-        self, subject: Subject, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
-    ) -> list[Record]:
-        prompts = [example.payload for _, example in items]
-        written = greedy(
-            subject.model,
-            subject.tokenizer,
-            prompts,
-            self.specificity_tokens,
-            batch_size=self.sampling.batch_size,
-        )
-        # The base is at no distance from itself; only its continuations are worth computing.
-        drift = kl_per_text(subject.model, subject.reference, prompts) if base is not None else [0.0] * len(prompts)
-        records: list[Record] = []
-        for i, (completion, kl) in enumerate(zip(written, drift, strict=True)):
-            same = base is None or completion.token_ids == base[i]["tokens"]
-            text = subject.text(completion.token_ids)
-            record = {"tokens": completion.token_ids, "continuation": text, "unchanged": same, "kl": max(0.0, kl)}
-            records.append(record)
-            subject.progress(1)
-        return records
 
     def _pair_metrics(self, count: int) -> dict[str, ExampleMetric]:
         own: dict[str, ExampleMetric] = {

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hotfix.data.encode import Branch, EncodedPair
-from hotfix.data.packing import Targets, pack, pack_pairs, pack_texts
+from hotfix.data.packing import Targets, by_length, pack, pack_pairs, pack_texts
 from hotfix.functional import token_kl, token_log_probs
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states
 
 __all__ = [
     "PairLogProbs",
+    "PromptDrift",
     "TokenDrift",
-    "kl_per_text",
     "pair_log_probs",
+    "prompt_drift",
     "text_drift",
     "text_log_probs",
     "unedited_drift",
@@ -39,6 +40,18 @@ class PairLogProbs(NamedTuple):
     buggy: float
     fixed_at_edit: float
     buggy_at_edit: float
+
+
+class PromptDrift(NamedTuple):
+    """Of one prompt.
+
+    Attributes:
+        kl: KL(base || model) in nats, averaged over its tokens but the first.
+        follows: whether the model's likeliest tokens behind it are the given continuation.
+    """
+
+    kl: float
+    follows: bool
 
 
 class TokenDrift(NamedTuple):
@@ -66,7 +79,7 @@ def pair_log_probs(
     Both sides come out of one forward pass; there is no sampling noise.
     """
     found: dict[int, PairLogProbs] = {}
-    for places in _by_length([p.packed_length for p in pairs], batch_size):
+    for places in by_length([p.packed_length for p in pairs], batch_size):
         chosen = [pairs[i] for i in places]
         found |= dict(zip(places, _batch_log_probs(model, chosen), strict=True))
         if progress:
@@ -74,11 +87,29 @@ def pair_log_probs(
     return [found[i] for i in range(len(pairs))]
 
 
-def kl_per_text(
-    model: nn.Module, reference: Reference, texts: Sequence[Sequence[int]], batch_size: int = 16
-) -> list[float]:
-    """Return KL(base || model) of each text in nats, averaged over its tokens but the first."""
-    return [found.kl / found.tokens for found in text_drift(model, reference, texts, batch_size)]
+@torch.inference_mode()
+def prompt_drift(
+    model: nn.Module,
+    reference: Reference,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    batch_size: int = 16,
+) -> list[PromptDrift]:
+    """Return how far prompts, and what the base writes behind them, are from the base's: one forward pass each.
+
+    Args:
+        model: that is measured.
+        reference: context in which it is the frozen base.
+        prompts: token ids, at least two each.
+        continuations: what the base writes greedily behind each.
+        batch_size: texts computed together.
+    """
+    found: dict[int, PromptDrift] = {}
+    for places in by_length([len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)], batch_size):
+        texts = [[*prompts[i], *continuations[i]] for i in places]
+        lengths = [len(prompts[i]) for i in places]
+        found |= dict(zip(places, _prompt_drift(model, reference, texts, lengths), strict=True))
+    return [found[i] for i in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -94,9 +125,8 @@ def text_drift(
         batch_size: texts computed together.
     """
     found: dict[int, TokenDrift] = {}
-    for places in _by_length([len(ids) for ids in texts], batch_size):
-        rows, targets = pack_texts([texts[i] for i in places], pad_id=0)
-        assert rows is not None
+    for places in by_length([len(ids) for ids in texts], batch_size):
+        rows, targets = _packed(model, [texts[i] for i in places])
         found |= dict(zip(places, _drift(model, reference, rows, targets, len(places)), strict=True))
     return [found[i] for i in range(len(texts))]
 
@@ -107,14 +137,16 @@ def unedited_drift(
 ) -> list[TokenDrift]:
     """Return the same of the tokens of each pair that its sides have in common; what both begin with counts once."""
     found: dict[int, TokenDrift] = {}
-    for places in _by_length([p.packed_length for p in pairs], batch_size):
+    for places in by_length([p.packed_length for p in pairs], batch_size):
         chosen = [pairs[i] for i in places]
         rows, targets = pack_pairs(chosen, "packed", pad_id=0)
         assert rows is not None
         shared = torch.tensor([len(p.shared) for p in chosen])
-        own = targets["buggy"].column >= shared[targets["buggy"].example]
-        both = _join(targets["fixed"], targets["buggy"], own).in_scope("unedited")
-        found |= dict(zip(places, _drift(model, reference, rows, both, len(places)), strict=True))
+        buggy = targets["buggy"]
+        own = buggy.where(buggy.column >= shared[buggy.example])
+        both = _join(targets["fixed"], own).in_scope("unedited")
+        device = next(model.parameters()).device
+        found |= dict(zip(places, _drift(model, reference, rows.to(device), both.to(device), len(places)), strict=True))
     return [found[i] for i in range(len(pairs))]
 
 
@@ -131,36 +163,60 @@ def text_log_probs(
         batch_size: texts computed together.
     """
     found: dict[int, float] = {}
-    for places in _by_length([len(ids) for ids in texts], batch_size):
-        rows, targets = pack_texts([texts[i] for i in places], pad_id=0)
-        assert rows is not None
-        first = torch.tensor([starts[i] for i in places])
-        rows, targets = _on_device(model, rows, _kept(targets, targets.column + 1 >= first[targets.example]))
+    for places in by_length([len(ids) for ids in texts], batch_size):
+        rows, targets = _packed(model, [texts[i] for i in places])
+        first = torch.tensor([starts[i] for i in places], device=targets.column.device)
+        targets = targets.where(targets.column + 1 >= first[targets.example])
         states = hidden_states(model, rows)[targets.row, targets.column]
-        parts = zip(states.split(_CHUNK), targets.token.split(_CHUNK), strict=True)
-        each = torch.cat([token_log_probs(head_logits(model, part), tokens) for part, tokens in parts]).double()
+        each = _log_probs(model, states, targets.token)
         found |= dict(zip(places, _sums(each, targets.example, len(places)).tolist(), strict=True))
     return [found[i] for i in range(len(texts))]
+
+
+def _prompt_drift(
+    model: nn.Module, reference: Reference, texts: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> list[PromptDrift]:
+    rows, targets = _packed(model, texts)
+    prompt_rows, prompts = _packed(model, [text[:length] for text, length in zip(texts, lengths, strict=True)])
+    states = hidden_states(model, rows)
+    with reference():
+        base = hidden_states(model, prompt_rows)[prompts.row, prompts.column]
+    kl = _kl(model, reference, states[prompts.row, prompts.column], base)
+    behind = targets.where(targets.column + 1 >= torch.tensor(lengths, device=base.device)[targets.example])
+    likeliest = [head_logits(model, part).argmax(-1) for part in states[behind.row, behind.column].split(_CHUNK)]
+    other = torch.cat(likeliest) != behind.token
+    count = torch.bincount(prompts.example, minlength=len(texts))
+    means = _sums(kl, prompts.example, len(texts)) / count
+    misses = _sums(other.long(), behind.example, len(texts))
+    return [PromptDrift(mean, missed == 0) for mean, missed in zip(means.tolist(), misses.tolist(), strict=True)]
+
+
+def _kl(model: nn.Module, reference: Reference, policy: Tensor, base: Tensor) -> Tensor:
+    """KL(base || model) of each position; rounding may take a divergence of nothing below 0."""
+    found = []
+    for some, other in zip(policy.split(_CHUNK), base.split(_CHUNK), strict=True):
+        logits = head_logits(model, some)
+        with reference():
+            found.append(token_kl(head_logits(model, other), logits).clamp(min=0))
+    return torch.cat(found).double()
+
+
+def _log_probs(model: nn.Module, states: Tensor, tokens: Tensor) -> Tensor:
+    """Log p of each token from the state that predicts it: [N, D], [N] -> float64 [N]."""
+    parts = zip(states.split(_CHUNK), tokens.split(_CHUNK), strict=True)
+    return torch.cat([token_log_probs(head_logits(model, some), wanted) for some, wanted in parts]).double()
 
 
 def _drift(
     model: nn.Module, reference: Reference | None, rows: TokenRows, targets: Targets, number: int
 ) -> list[TokenDrift]:
-    rows, targets = _on_device(model, rows, targets)
     policy = hidden_states(model, rows)[targets.row, targets.column]
-    with reference() if reference else nullcontext():
-        base = hidden_states(model, rows)[targets.row, targets.column] if reference else policy
-    nll, kl = [], []
-    parts = zip(policy.split(_CHUNK), base.split(_CHUNK), targets.token.split(_CHUNK), strict=True)
-    for some, other, tokens in parts:
-        logits = head_logits(model, some)
-        nll.append(-token_log_probs(logits, tokens))
-        if reference:
-            with reference():
-                kl.append(token_kl(head_logits(model, other), logits))
-    losses = torch.cat(nll).double()
-    # Rounding may take a divergence of nothing below 0.
-    moved = torch.cat(kl).double().clamp(min=0) if reference else torch.zeros_like(losses)
+    losses = -_log_probs(model, policy, targets.token)
+    moved = torch.zeros_like(losses)
+    if reference:
+        with reference():
+            base = hidden_states(model, rows)[targets.row, targets.column]
+        moved = _kl(model, reference, policy, base)
     worst = torch.zeros(number, dtype=torch.float64, device=moved.device)
     worst = worst.scatter_reduce(0, targets.example, moved, "amax")
     count = torch.bincount(targets.example, minlength=number)
@@ -172,14 +228,17 @@ def _sums(values: Tensor, example: Tensor, number: int) -> Tensor:
     return torch.zeros(number, dtype=values.dtype, device=values.device).index_add_(0, example, values)
 
 
-def _kept(targets: Targets, keep: Tensor) -> Targets:
-    return Targets(*(getattr(targets, f)[keep] for f in Targets.__dataclass_fields__))
-
-
-def _join(first: Targets, second: Targets, keep: Tensor) -> Targets:
-    """All of the first targets and some of the second."""
-    parts = ((getattr(first, f), getattr(second, f)[keep]) for f in Targets.__dataclass_fields__)
+def _join(first: Targets, second: Targets) -> Targets:
+    parts = ((getattr(first, f), getattr(second, f)) for f in Targets.__dataclass_fields__)
     return Targets(*(torch.cat(part) for part in parts))
+
+
+def _packed(model: nn.Module, texts: Sequence[Sequence[int]]) -> tuple[TokenRows, Targets]:
+    """Rows of texts and their tokens but the first, where the model is."""
+    rows, targets = pack_texts(texts, pad_id=0)
+    assert rows is not None
+    device = next(model.parameters()).device
+    return rows.to(device), targets.to(device)
 
 
 def _batch_log_probs(model: nn.Module, pairs: Sequence[EncodedPair]) -> Iterator[PairLogProbs]:
@@ -205,27 +264,9 @@ def _statement_sums(
         keep.append(own[pair.prompt - 1 : len(pair.shared) - 1 + branch.statement])
     index = torch.cat(keep)
     picked = states[targets.row[index], targets.column[index]]
-    log_probs = torch.cat(
-        [
-            token_log_probs(head_logits(model, part), tokens)
-            for part, tokens in zip(picked.split(_CHUNK), targets.token[index].split(_CHUNK), strict=True)
-        ]
-    ).double()
+    log_probs = _log_probs(model, picked, targets.token[index])
     parts = log_probs.split([len(k) for k in keep])
     return [
         (part.sum().item(), part[len(pair.shared) - pair.prompt :].sum().item())
         for part, pair in zip(parts, pairs, strict=True)
     ]
-
-
-def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Places in batches of similar length, the longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def _on_device(model: nn.Module, rows: TokenRows, targets: Targets) -> tuple[TokenRows, Targets]:
-    device = next(model.parameters()).device
-    move = {name: getattr(rows, name).to(device) for name in ("input_ids", "position_ids", "branch")}
-    return TokenRows(**move), Targets(*(getattr(targets, f).to(device) for f in Targets.__dataclass_fields__))

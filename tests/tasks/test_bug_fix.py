@@ -13,13 +13,13 @@ import torch
 from hotfix.adapters import LoRA
 from hotfix.data import CodePair, PairFiles
 from hotfix.errors import ConfigError
-from hotfix.generation import SamplingConfig
+from hotfix.generation import SamplingConfig, greedy
 from hotfix.generation.stopping import Completion
 from hotfix.metrics import RecordRate
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.tasks import BugFix, Slice, Subject
 from hotfix.tasks.bug_fix import evenly, is_redaction
-from hotfix.tasks.scoring import kl_per_text, pair_log_probs
+from hotfix.tasks.scoring import pair_log_probs, text_drift
 
 FIELDS = [
     "prompt", "fixed", "buggy", "completions", "verdicts", "p_fixed", "p_buggy", "p_fixed_at_edit", "p_buggy_at_edit",
@@ -316,8 +316,10 @@ def test_unrelated_code_of_the_base_and_of_a_patched_model(data: PairFiles, subj
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.normal_(generator=torch.Generator().manual_seed(0))
     other = task().observe(patched, part.name, items, base)
-    drift = kl_per_text(model, reference, [e.payload for e in part.examples])
-    assert [r["kl"] for r in other] == pytest.approx(drift, rel=1e-4)
+    drift = text_drift(model, reference, [e.payload for e in part.examples])
+    assert [r["kl"] for r in other] == pytest.approx([d.kl / d.tokens for d in drift], rel=1e-4)
+    written = greedy(model, tiny_tokenizer(), [e.payload for e in part.examples], 4)
+    assert [r["tokens"] for r in other] == [completion.token_ids for completion in written]
     assert [r["unchanged"] for r in other] == [r["tokens"] == b["tokens"] for r, b in zip(other, base, strict=True)]
     assert not all(r["unchanged"] for r in other)
 

@@ -14,7 +14,7 @@ from hotfix.adapters import LoRA
 from hotfix.data.encode import Branch, EncodedPair
 from hotfix.models.tiny import tiny_model
 from hotfix.tasks import scoring
-from hotfix.tasks.scoring import kl_per_text, pair_log_probs, text_drift, text_log_probs, unedited_drift
+from hotfix.tasks.scoring import pair_log_probs, prompt_drift, text_drift, text_log_probs, unedited_drift
 
 TEXTS = [[5, 6, 7, 8, 9], [1, 2], [200, 100, 3, 3, 3, 3, 3, 3, 3, 42], [11, 12, 13]]
 
@@ -74,11 +74,12 @@ def test_probabilities_of_all_one_token_statements_sum_to_one() -> None:
 
 
 def test_small_chunks_change_nothing(encoded: list[EncodedPair], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, drift = pair_log_probs(sharp(), encoded), kl_per_text(sharp(), nullcontext, TEXTS)
+    whole, drift = pair_log_probs(sharp(), encoded), text_drift(sharp(), nullcontext, TEXTS)
     monkeypatch.setattr(scoring, "_CHUNK", 3)
     for one, other in zip(whole, pair_log_probs(sharp(), encoded), strict=True):
         assert tuple(one) == pytest.approx(tuple(other), abs=1e-5)
-    assert kl_per_text(sharp(), nullcontext, TEXTS) == pytest.approx(drift, abs=1e-6)
+    for first, second in zip(drift, text_drift(sharp(), nullcontext, TEXTS), strict=True):
+        assert tuple(first) == pytest.approx(tuple(second), abs=1e-5)
 
 
 def test_progress_adds_up(encoded: list[EncodedPair]) -> None:
@@ -89,7 +90,8 @@ def test_progress_adds_up(encoded: list[EncodedPair]) -> None:
 
 def test_nothing_to_score() -> None:
     assert pair_log_probs(tiny_model(), []) == []
-    assert kl_per_text(tiny_model(), nullcontext, []) == []
+    assert text_drift(tiny_model(), nullcontext, []) == []
+    assert prompt_drift(tiny_model(), nullcontext, [], []) == []
 
 
 def turned_into(policy: LlamaForCausalLM, base: LlamaForCausalLM) -> Callable[[], AbstractContextManager[None]]:
@@ -110,8 +112,9 @@ def turned_into(policy: LlamaForCausalLM, base: LlamaForCausalLM) -> Callable[[]
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_kl_equals_the_sum_over_the_vocabulary_by_hand(batch_size: int) -> None:
     policy, base = sharp(0), sharp(1)
-    found = kl_per_text(policy, turned_into(policy, base), TEXTS, batch_size)
-    for text, kl in zip(TEXTS, found, strict=True):
+    behind = [[1, 2], [3], []]
+    found = prompt_drift(policy, turned_into(policy, base), TEXTS, (behind * len(TEXTS))[: len(TEXTS)], batch_size)
+    for text, (kl, _) in zip(TEXTS, found, strict=True):
         p, q = log_softmax(base, text)[:-1], log_softmax(policy, text)[:-1]
         expected = (p.exp() * (p - q)).sum(-1).mean().item()
         assert expected > 0.1
@@ -122,7 +125,23 @@ def test_kl_of_an_adapter_that_is_still_the_base_is_zero() -> None:
     adapter = LoRA(rank=2)
     model = adapter.attach(sharp())
     model.eval()
-    assert kl_per_text(model, lambda: adapter.reference(model), TEXTS) == [0.0] * len(TEXTS)
+    found = prompt_drift(model, lambda: adapter.reference(model), TEXTS, [[]] * len(TEXTS))
+    assert [drift.kl for drift in found] == [0.0] * len(TEXTS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_model_follows_what_it_would_write_itself(batch_size: int) -> None:
+    model = sharp()
+    written = [list(text) for text in TEXTS]
+    for ids in written:
+        for _ in range(4):
+            ids.append(int(log_softmax(model, ids)[-1].argmax()))
+    own = [ids[len(text) :] for ids, text in zip(written, TEXTS, strict=True)]
+    # One other token anywhere in it is one too many.
+    wrong = [[*ids[:spot], (ids[spot] + 1) % 256, *ids[spot + 1 :]] for ids in own for spot in range(4)]
+    prompts = [*TEXTS, *(text for text in TEXTS for _ in range(4))]
+    found = prompt_drift(model, nullcontext, prompts, [*own, *wrong], batch_size)
+    assert [drift.follows for drift in found] == [True] * len(own) + [False] * len(wrong)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
