@@ -11,6 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from hotfix.adapters.first_pass import Watcher
 from hotfix.data.encode import EncodedPair
 from hotfix.errors import ConfigError
 from hotfix.models.quantised import Bits
@@ -43,16 +44,17 @@ class Adapter(ABC):
             ConfigError: a setting doesn't fit this model.
         """
 
-    def start_from(  # noqa: B027  most adapters need not look
+    def starting(
         self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]
-    ) -> None:
-        """Set the trainable weights' start from the training rows: once, before the first step.
+    ) -> list[Watcher]:
+        """Return who sets the trainable weights' start from the first pass over the training rows; most need nobody.
 
         Args:
             model: as `attach` returned it.
             pairs: training pairs.
             retain: token ids of retain texts.
         """
+        return []
 
     @abstractmethod
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -13,7 +13,8 @@ the leading generalised eigenvectors. LoRA-Null (https://arxiv.org/abs/2503.0265
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import cast
 
@@ -21,15 +22,12 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from hotfix.data.encode import EncodedPair
-from hotfix.data.packing import by_length, pack_pairs, pack_texts
+from hotfix.adapters.first_pass import RowBatch, Watcher
 from hotfix.models.input_moments import InputMoments
-from hotfix.models.rows import PADDING, TokenRows
-from hotfix.models.states import hidden_states
+from hotfix.models.rows import PADDING
 
-__all__ = ["contrastive_directions", "start_contrastively"]
+__all__ = ["ContrastiveStart", "contrastive_directions"]
 
-_ROWS = 16
 _RIDGE = 0.01
 _ITERATIONS = 20
 _RETAIN_TOKENS = 8_192  # enough for the moments of layers some thousands wide, with the ridge
@@ -78,55 +76,41 @@ def _leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
     return found
 
 
-@torch.no_grad()
-def start_contrastively(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]) -> None:
-    """Set every LoRA layer's A from the training rows.
+class ContrastiveStart(Watcher):
+    """Sets every LoRA layer's A from the first pass over the training rows.
 
     Args:
-        model: that computes what the base does (adapters off, or B still zero).
-        pairs: training pairs.
-        retain: token ids of retain texts.
+        model: with its adapter.
+        retain: lengths of the retain texts, in tokens.
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    edited = _moments(model, layers, _edited_points(pairs))
-    ordinary = _moments(model, layers, _all_positions(retain))
-    found: dict[tuple[nn.Module, int], Tensor] = {}
-    for layer in layers:
-        # A layer that no text runs through keeps its random start.
-        if layer not in edited or layer not in ordinary:
-            continue
-        for name, down in layer.lora_A.items():
-            key = edited.source(layer), layer.r[name]
-            rows = found[key] if key in found else contrastive_directions(edited[layer], ordinary[layer], key[1])
-            found[key] = rows
-            weight = cast("nn.Linear", down).weight
-            weight.copy_(rows.to(weight))
 
+    def __init__(self, model: nn.Module, retain: Sequence[int]) -> None:
+        self._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+        self._edited, self._ordinary = InputMoments(self._layers), InputMoments(self._layers)
+        self._enough = bisect_right(list(accumulate(retain)), _RETAIN_TOKENS) + 1
 
-def _moments(model: nn.Module, layers: Sequence[nn.Module], parts: Iterable[tuple[TokenRows, Tensor]]) -> InputMoments:
-    found, device = InputMoments(layers), next(model.parameters()).device
-    for rows, chosen in parts:
-        with found.over(chosen.to(device)):
-            hidden_states(model, rows.to(device))
-    return found
+    def wants(self, batch: RowBatch) -> bool:
+        """Pairs, and so many retain texts that the moments are known well enough."""
+        return batch.kind == "pairs" or min(batch.places) < self._enough
 
+    def during(self, batch: RowBatch) -> AbstractContextManager[None]:
+        """Look at what enters the layers."""
+        if batch.kind == "pairs":
+            return self._edited.over(batch.edited)
+        counted = torch.tensor([place < self._enough for place in batch.places], device=batch.edited.device)
+        return self._ordinary.over((batch.rows.branch != PADDING) & counted[:, None])
 
-def _edited_points(pairs: Sequence[EncodedPair]) -> Iterator[tuple[TokenRows, Tensor]]:
-    """Yield the pairs' rows and the positions that predict a token in which the sides differ."""
-    for places in by_length([pair.packed_length for pair in pairs], _ROWS):
-        rows, targets = pack_pairs([pairs[i] for i in places], "packed", 0)
-        assert rows is not None
-        chosen = torch.zeros(rows.input_ids.shape, dtype=torch.bool)
-        for side in (targets["fixed"], targets["buggy"]):
-            points = side.in_scope("edited")
-            chosen[points.row, points.column] = True
-        yield rows, chosen
-
-
-def _all_positions(texts: Sequence[Sequence[int]]) -> Iterator[tuple[TokenRows, Tensor]]:
-    lengths = [len(ids) for ids in texts]
-    some = lengths[: bisect_right(list(accumulate(lengths)), _RETAIN_TOKENS) + 1]
-    for places in by_length(some, _ROWS):
-        rows, _ = pack_texts([texts[i] for i in places], 0)
-        assert rows is not None
-        yield rows, rows.branch != PADDING
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Turn A."""
+        found: dict[tuple[nn.Module, int], Tensor] = {}
+        for layer in self._layers:
+            # A layer that no text runs through keeps its random start.
+            if layer not in self._edited or layer not in self._ordinary:
+                continue
+            for name, down in layer.lora_A.items():
+                key = self._edited.source(layer), layer.r[name]
+                if key not in found:
+                    found[key] = contrastive_directions(self._edited[layer], self._ordinary[layer], key[1])
+                weight = cast("nn.Linear", down).weight
+                weight.copy_(found[key].to(weight))

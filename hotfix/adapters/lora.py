@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hotfix.adapters.base import PeftAdapter
-from hotfix.adapters.contrastive import start_contrastively
+from hotfix.adapters.contrastive import ContrastiveStart
+from hotfix.adapters.first_pass import Watcher
 from hotfix.adapters.targets import check_layers, check_targets, linear_names
 from hotfix.data.encode import EncodedPair
 from hotfix.errors import ConfigError
@@ -85,14 +86,15 @@ class LoRA(PeftAdapter):
             use_rslora=self.rslora,
         )
 
-    def start_from(self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]) -> None:
+    def starting(
+        self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]
+    ) -> list[Watcher]:
         """Turn A towards the pairs, where asked for."""
         if self.init == "random":
-            return
+            return []
         if not pairs or not retain:
             raise ConfigError(
                 "adapter.init_args.init is contrastive, which needs training pairs and retain text; set "
                 "data.init_args.retain, or init to random"
             )
-        with self.reference(model):
-            start_contrastively(model, pairs, retain)
+        return [ContrastiveStart(model, [len(ids) for ids in retain])]

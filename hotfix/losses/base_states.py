@@ -9,24 +9,24 @@ Where embeddings train, only the last states are kept, and a step runs the whole
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from hotfix.adapters.first_pass import Kind, RowBatch, Watcher
 from hotfix.data.encode import EncodedPair
-from hotfix.data.packing import by_length, pack_pairs, pack_texts
+from hotfix.data.packing import pack_pairs, pack_texts
 from hotfix.models.layout import find_blocks, lowest_trained_block
-from hotfix.models.rows import PADDING, TokenRows
+from hotfix.models.rows import PADDING
 from hotfix.models.states import hidden_states, plain_model, prefix_length, upper_states
 
-__all__ = ["BaseStates", "Kind"]
+__all__ = ["BaseStates", "Reference"]
 
 log = logging.getLogger(__name__)
-Kind: TypeAlias = Literal["pairs", "retain"]
-_ROWS = 16
+Reference: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 class _Row(NamedTuple):
@@ -34,50 +34,83 @@ class _Row(NamedTuple):
     last: Tensor
 
 
-class BaseStates:
-    """Hidden states of the frozen base for every training row.
+class BaseStates(Watcher):
+    """Hidden states of the frozen base for every training row, taken in the first pass.
 
     Args:
+        model: with its adapter.
         first: block that the kept states enter; None keeps none of those, because something below the blocks trains.
     """
 
-    def __init__(self, first: int | None) -> None:
+    def __init__(self, model: nn.Module, first: int | None) -> None:
         self.first = first
+        self._model = model
+        self._entered: Tensor | None = None
         self._rows: dict[tuple[Kind, int], _Row] = {}
 
     @classmethod
-    @torch.no_grad()
-    def compute(
+    def planned(
         cls,
         model: nn.Module,
-        reference: Callable[[nn.Module], AbstractContextManager[None]],
         pairs: Sequence[EncodedPair],
         retain: Sequence[Sequence[int]],
         limit_mib: int = 2048,
     ) -> BaseStates | None:
-        """Run the base over all rows, in an order of its own, so that a restart computes the same.
+        """Return what is to watch the first pass; None where there is too much to keep.
 
-        Returns:
-            None where it can't serve: too much to keep, or a model whose upper blocks can't be run by themselves.
+        Args:
+            model: with its adapter.
+            pairs: training pairs.
+            retain: token ids of retain texts.
+            limit_mib: what the states may take.
         """
         decoder = plain_model(model).get_decoder()
         # A prefix is read by every block and belongs to none.
         first = 0 if prefix_length(model) else lowest_trained_block(decoder)
         width = plain_model(model).config.get_text_config().hidden_size * plain_model(model).dtype.itemsize
-        lengths = [p.packed_length for p in pairs]
-        tokens = sum(lengths) + sum(map(len, retain))
+        tokens = sum(pair.packed_length for pair in pairs) + sum(map(len, retain))
         if 2 * tokens * width > limit_mib * 2**20 or first >= len(find_blocks(decoder).blocks):
             log.info("the base's states of %d tokens are computed anew each step", tokens)
             return None
-        found = cls(first if _frozen_below(model, pairs, retain) else None)
-        with reference(model):
-            for places in by_length(lengths, _ROWS):
-                rows, _ = pack_pairs([pairs[i] for i in places], "packed", 0)
-                found._keep(model, "pairs", places, rows)
-            for places in by_length([len(ids) for ids in retain], _ROWS):
-                rows, _ = pack_texts([retain[i] for i in places], 0)
-                found._keep(model, "retain", places, rows)
-            return found if found._serves(model, pairs) else None
+        return cls(model, first if _frozen_below(model, pairs, retain) else None)
+
+    @contextmanager
+    def during(self, batch: RowBatch) -> Iterator[None]:
+        """Catch what enters the first block."""
+        with _entering(self._model, self.first or 0) as entered:
+            yield
+        # A model that runs the branches one by one passes the block twice, and nothing is kept of it.
+        self._entered = entered[0] if self.first is not None and len(entered) == 1 else None
+
+    def after(self, batch: RowBatch, last: Tensor) -> None:
+        """Keep both, without the padding."""
+        for r, place in enumerate(batch.places):
+            length = int((batch.rows.branch[r] != PADDING).sum())
+            entered = None if self._entered is None else self._entered[r, :length].clone()
+            self._rows[batch.kind, place] = _Row(entered, last[r, :length].clone())
+        self._entered = None
+
+    @torch.no_grad()
+    def serves(self, reference: Reference, pairs: Sequence[EncodedPair]) -> bool:
+        """Prove on one row that the base's upper blocks give what its whole decoder gave."""
+        if self.first is None:
+            return True
+        rows, _ = pack_pairs(pairs[:1], "packed", 0)
+        if rows is None or self._rows["pairs", 0].entering is None:
+            return False
+        rows = rows.to(_device(self._model))
+        whole = self.last("pairs", [0]).float()
+        try:
+            with reference(self._model):
+                upper = upper_states(self._model, rows, self.entering("pairs", [0]), self.first).float()
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            log.info("the upper blocks can't be run by themselves (%s)", error)
+            return False
+        limit = 1e-3 if plain_model(self._model).dtype == torch.float32 else 0.05
+        worst = (upper - whole).abs().max().item() / max(1e-6, whole.abs().max().item())
+        if worst > limit:
+            log.info("the upper blocks by themselves differ by %.2g, so whole passes are run", worst)
+        return worst <= limit
 
     def entering(self, kind: Kind, places: Sequence[int]) -> Tensor:
         """Return what enters block `first` for some rows, padded: [B, T, D]."""
@@ -88,46 +121,10 @@ class BaseStates:
         """Return the base's last hidden states of some rows, padded: [B, T, D]."""
         return _padded([self._rows[kind, place].last for place in places])
 
-    def _keep(self, model: nn.Module, kind: Kind, places: Sequence[int], rows: TokenRows | None) -> None:
-        if rows is None:
-            return
-        rows = rows.to(_device(model))
-        entered, last = _run(model, rows, self.first or 0)
-        for r, place in enumerate(places):
-            length = int((rows.branch[r] != PADDING).sum())
-            # A model that runs the branches one by one passes the block twice, and nothing is kept of it.
-            once = self.first is not None and len(entered) == 1
-            self._rows[kind, place] = _Row(entered[0][r, :length].clone() if once else None, last[r, :length].clone())
 
-    def _serves(self, model: nn.Module, pairs: Sequence[EncodedPair]) -> bool:
-        """Prove on one row that the upper blocks give what the whole decoder gave."""
-        if self.first is None:
-            return True
-        rows, _ = pack_pairs(pairs[:1], "packed", 0)
-        if rows is None or self._rows["pairs", 0].entering is None:
-            return False
-        rows = rows.to(_device(model))
-        whole = self.last("pairs", [0]).float()
-        try:
-            upper = upper_states(model, rows, self.entering("pairs", [0]), self.first).float()
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            log.info("the upper blocks can't be run by themselves (%s)", error)
-            return False
-        limit = 1e-3 if plain_model(model).dtype == torch.float32 else 0.05
-        worst = (upper - whole).abs().max().item() / max(1e-6, whole.abs().max().item())
-        if worst > limit:
-            log.info("the upper blocks by themselves differ by %.2g, so whole passes are run", worst)
-        return worst <= limit
-
-
-class _Pass(NamedTuple):
-    """What entered a block, once for each time that it ran, and the last hidden states."""
-
-    entered: list[Tensor]
-    last: Tensor
-
-
-def _run(model: nn.Module, rows: TokenRows, first: int) -> _Pass:
+@contextmanager
+def _entering(model: nn.Module, first: int) -> Iterator[list[Tensor]]:
+    """Collect what enters a block, once for each time that it runs."""
     entered: list[Tensor] = []
     block = find_blocks(plain_model(model).get_decoder()).blocks[first]
 
@@ -136,7 +133,7 @@ def _run(model: nn.Module, rows: TokenRows, first: int) -> _Pass:
 
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        return _Pass(entered, hidden_states(model, rows))
+        yield entered
     finally:
         handle.remove()
 
@@ -146,8 +143,9 @@ def _frozen_below(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequen
     rows = pack_pairs(pairs[:1], "packed", 0)[0] if pairs else pack_texts(retain[:1], 0)[0]
     if rows is None:
         return False
-    with torch.enable_grad():
-        return not any(states.requires_grad for states in _run(model, rows.to(_device(model)), 0).entered)
+    with torch.enable_grad(), _entering(model, 0) as entered:
+        hidden_states(model, rows.to(_device(model)))
+    return not any(states.requires_grad for states in entered)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

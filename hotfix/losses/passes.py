@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from hotfix.adapters.first_pass import Kind
 from hotfix.data.packing import Batch, Targets
 from hotfix.functional import token_log_probs
-from hotfix.losses.base_states import BaseStates, Kind
+from hotfix.losses.base_states import BaseStates, Reference
 from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states, upper_states
@@ -21,7 +21,6 @@ from hotfix.types import Side, TokenScope
 __all__ = ["ModelPasses", "Passes"]
 
 Drift = Callable[[nn.Module], Tensor]
-Reference = Callable[[nn.Module], AbstractContextManager[None]]
 _T = TypeVar("_T")
 
 

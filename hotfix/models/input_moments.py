@@ -50,11 +50,19 @@ class InputMoments:
             chosen: which positions count, bool [B, T].
 
         Raises:
-            ModelError: a layer's input isn't laid out as the rows are (a mixture of experts).
+            ModelError: a layer's input isn't laid out as the rows are (a mixture of experts; a model that takes no
+                attention mask, and runs the branches of a row in turn).
         """
         shared: list[tuple[Tensor, nn.Module]] = []
+        ran: set[nn.Module] = set()
 
         def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if layer in ran:
+                raise ModelError(
+                    f"{type(layer).__name__} runs more than once for the same rows, so this model's layers can't be told "
+                    "text positions"
+                )
+            ran.add(layer)
             source = next((first for seen, first in shared if seen is args[0]), None)
             if source is None:
                 source = layer

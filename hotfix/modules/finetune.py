@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from hotfix.adapters import Adapter, FullFineTuning, LoRA
+from hotfix.adapters.first_pass import first_pass
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
 from hotfix.errors import ConfigError, PatchError
@@ -165,9 +166,8 @@ class FineTune(HotfixModule):
     def on_train_start(self) -> None:
         """Let the base see the training rows; go on from where the checkpoint was taken."""
         loader = self.trainer.train_dataloader
-        if self._rng is None and isinstance(loader, PairLoader):
-            self.adapter.start_from(self.policy, loader.pairs, loader.retain)
-        self._base_states = self._compute_base_states()
+        if isinstance(loader, PairLoader):
+            self._see_rows(loader)
         if self._rng is not None:
             # Lightning moves the loader to its place while it sets it up. Counting the steps for the schedule did that
             # before the place was known.
@@ -199,12 +199,14 @@ class FineTune(HotfixModule):
         """Where the trainer will move the model: a quantised one can't be moved any more."""
         return self.device if self._trainer is None else self._trainer.strategy.root_device
 
-    def _compute_base_states(self) -> BaseStates | None:
+    def _see_rows(self, loader: PairLoader) -> None:
         """Let the frozen base see every training row once, if the rows are known and few enough."""
-        loader = self.trainer.train_dataloader
-        if not (self.cache_base and isinstance(loader, PairLoader) and loader.layout == "packed"):
-            return None
-        return BaseStates.compute(self.policy, self.adapter.reference, loader.pairs, loader.retain, self.cache_base)
+        rows = loader.pairs, loader.retain
+        starting = self.adapter.starting(self.policy, *rows) if self._rng is None else []
+        keeps = self.cache_base and loader.layout == "packed"
+        states = BaseStates.planned(self.policy, *rows, self.cache_base) if keeps else None
+        first_pass(self.policy, self.adapter.reference, *rows, [*starting, *([states] if states else [])])
+        self._base_states = states if states and states.serves(self.adapter.reference, loader.pairs) else None
 
     def _check_context(self, base: PreTrainedModel) -> None:
         data = getattr(self._trainer, "datamodule", None)

@@ -7,10 +7,20 @@ import torch
 from loss_bench import Bench, gradients
 
 from hotfix.adapters import IA3, Adapter, FullFineTuning, LoRA, PrefixTuning
+from hotfix.adapters.first_pass import first_pass
 from hotfix.data.loader import PairLoader
 from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
 from hotfix.losses.base_states import BaseStates
 from hotfix.models.tiny import tiny_model
+
+
+def computed(model: torch.nn.Module, adapter: Adapter, bench: Bench) -> BaseStates:
+    states = BaseStates.planned(model, bench.pairs, bench.retain)
+    assert states is not None
+    first_pass(model, adapter.reference, bench.pairs, bench.retain, [states])
+    assert states.serves(adapter.reference, bench.pairs)
+    return states
+
 
 Moved = tuple[Adapter, torch.nn.Module, dict[str, torch.nn.Parameter]]
 
@@ -43,8 +53,7 @@ def moved_policy(adapter: Adapter | None = None) -> Moved:
 )
 def test_kept_states_change_no_loss_and_no_gradient(bench: Bench, adapter: Adapter, first: int | None) -> None:
     adapter, model, weights = moved_policy(adapter)
-    kept = BaseStates.compute(model, adapter.reference, bench.pairs, bench.retain)
-    assert kept is not None
+    kept = computed(model, adapter, bench)
     assert kept.first == first
     objective = Objective(NLL(), Unlikelihood(), KLToReference({"fixed": 1.0, "buggy": 1.0, "retain": 1.0}))
     for batch in PairLoader(bench.pairs, bench.retain, batch_size=3, retain_size=2):
@@ -60,16 +69,12 @@ def test_are_the_bases_whatever_the_adapter_has_become(bench: Bench) -> None:
     adapter, model, _ = moved_policy()
     fresh = LoRA(rank=4)
     untrained = fresh.attach(tiny_model())
-    moved, at_base = (
-        BaseStates.compute(m, a.reference, bench.pairs, bench.retain) for m, a in ((model, adapter), (untrained, fresh))
-    )
-    assert moved is not None
-    assert at_base is not None
+    moved, at_base = (computed(m, a, bench) for m, a in ((model, adapter), (untrained, fresh)))
     for place in range(len(bench.pairs)):
         assert torch.equal(moved.last("pairs", [place]), at_base.last("pairs", [place]))
         assert torch.equal(moved.entering("pairs", [place]), at_base.entering("pairs", [place]))
 
 
 def test_too_many_rows_are_not_kept(bench: Bench) -> None:
-    adapter, model, _ = moved_policy()
-    assert BaseStates.compute(model, adapter.reference, bench.pairs * 200, bench.retain, limit_mib=1) is None
+    _, model, _ = moved_policy()
+    assert BaseStates.planned(model, bench.pairs * 200, bench.retain, limit_mib=1) is None

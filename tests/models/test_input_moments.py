@@ -67,3 +67,14 @@ def test_a_layer_whose_input_is_not_laid_out_as_the_rows_is_refused() -> None:
         InputMoments([layer]).over(torch.ones(1, 3, dtype=torch.bool)),
     ):
         layer(torch.ones(3, 2))
+
+
+def test_a_layer_that_runs_twice_is_refused() -> None:
+    layer = nn.Linear(2, 2)
+    chosen = torch.ones(1, 3, dtype=torch.bool)
+    with (
+        pytest.raises(ModelError, match="Linear runs more than once for the same rows"),
+        InputMoments([layer]).over(chosen),
+    ):
+        layer(layer(torch.ones(1, 3, 2)))
+    layer(layer(torch.ones(1, 3, 2)))

@@ -1,0 +1,101 @@
+"""One pass of the frozen base over all training rows, before the first step, for everyone who wants to look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hotfix.data.encode import EncodedPair
+from hotfix.data.packing import by_length, pack_pairs, pack_texts
+from hotfix.models.rows import TokenRows
+from hotfix.models.states import hidden_states
+
+__all__ = ["Kind", "RowBatch", "Watcher", "first_pass"]
+
+Kind: TypeAlias = Literal["pairs", "retain"]
+_ROWS = 16
+
+
+class RowBatch(NamedTuple):
+    """Some training rows.
+
+    Attributes:
+        kind: what they are.
+        places: theirs in the training set.
+        rows: tokens, on the model's device.
+        edited: positions that predict a token in which the sides differ, bool [B, T].
+    """
+
+    kind: Kind
+    places: Sequence[int]
+    rows: TokenRows
+    edited: Tensor
+
+
+class Watcher:
+    """Looks at the pass."""
+
+    def wants(self, batch: RowBatch) -> bool:
+        """Whether these rows are worth running."""
+        return True
+
+    def during(self, batch: RowBatch) -> AbstractContextManager[None]:
+        """Return a context in which they are run."""
+        return nullcontext()
+
+    def after(self, batch: RowBatch, last: Tensor) -> None:
+        """Take the last hidden states, [B, T, D]."""
+
+    def finish(self) -> None:
+        """Draw the conclusion; all rows have been run."""
+
+
+@torch.no_grad()
+def first_pass(
+    model: nn.Module,
+    reference: Callable[[nn.Module], AbstractContextManager[None]],
+    pairs: Sequence[EncodedPair],
+    retain: Sequence[Sequence[int]],
+    watchers: Sequence[Watcher],
+) -> None:
+    """Run the base over the rows that somebody wants, in an order of its own, so that a restart computes the same.
+
+    Args:
+        model: with its adapter.
+        reference: context in which it is the frozen base.
+        pairs: training pairs, laid out packed.
+        retain: token ids of retain texts.
+        watchers: who look.
+    """
+    with reference(model):
+        for batch in _batches(pairs, retain, next(model.parameters()).device):
+            wanting = [watcher for watcher in watchers if watcher.wants(batch)]
+            if not wanting:
+                continue
+            with ExitStack() as looking:
+                for watcher in wanting:
+                    looking.enter_context(watcher.during(batch))
+                last = hidden_states(model, batch.rows)
+            for watcher in wanting:
+                watcher.after(batch, last)
+    for watcher in watchers:
+        watcher.finish()
+
+
+def _batches(pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]], device: torch.device) -> Iterator[RowBatch]:
+    for places in by_length([pair.packed_length for pair in pairs], _ROWS):
+        rows, targets = pack_pairs([pairs[i] for i in places], "packed", 0)
+        assert rows is not None
+        edited = torch.zeros(rows.input_ids.shape, dtype=torch.bool)
+        for side in (targets["fixed"], targets["buggy"]):
+            points = side.in_scope("edited")
+            edited[points.row, points.column] = True
+        yield RowBatch("pairs", places, rows.to(device), edited.to(device))
+    for places in by_length([len(ids) for ids in retain], _ROWS):
+        rows, _ = pack_texts([retain[i] for i in places], 0)
+        assert rows is not None
+        yield RowBatch("retain", places, rows.to(device), torch.zeros_like(rows.input_ids, dtype=torch.bool).to(device))
