@@ -59,8 +59,8 @@ class InputMoments:
         def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
             if layer in ran:
                 raise ModelError(
-                    f"{type(layer).__name__} runs more than once for the same rows, so this model's layers can't be told "
-                    "text positions"
+                    f"{type(layer).__name__} runs more than once for the same rows, so this model's layers can't be "
+                    "told text positions"
                 )
             ran.add(layer)
             source = next((first for seen, first in shared if seen is args[0]), None)
