@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["log1mexp", "token_kl", "token_log_probs"]
+__all__ = ["log1mexp", "shifted_kl", "token_kl", "token_log_probs"]
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -26,6 +26,26 @@ def token_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
     """
     reference = reference_logits.log_softmax(-1)
     return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+
+
+def shifted_kl(reference_logits: Tensor, shift: Tensor, reverse: bool = False) -> Tensor:
+    """Return KL(softmax(l) || softmax(l + shift)) of each position: two float32 [N, V] -> [N], in nats.
+
+    Args:
+        reference_logits: l.
+        shift: what is added.
+        reverse: the divergence the other way round.
+
+    >>> shifted_kl(torch.zeros(1, 4), torch.full((1, 4), 3.0)).abs() < 1e-6
+    tensor([True])
+    """
+    # Shifts by a constant change nothing, so the mean is taken off, and small shifts give sums of small numbers.
+    reference = reference_logits.softmax(-1)
+    shift = (shift - (reference * shift).sum(-1, keepdim=True)).clamp(max=80.0)  # e^80 is a float32
+    log_mean = torch.log1p((reference * torch.expm1(shift)).sum(-1))
+    if not reverse:
+        return log_mean
+    return (reference * shift * torch.exp(shift - log_mean[:, None])).sum(-1) - log_mean
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class BaseStates(Watcher):
         decoder = plain_model(model).get_decoder()
         # A prefix is read by every block and belongs to none.
         first = 0 if prefix_length(model) else lowest_trained_block(decoder)
-        width = plain_model(model).config.get_text_config().hidden_size * plain_model(model).dtype.itemsize
+        width = 4 * plain_model(model).config.get_text_config().hidden_size  # float32 between blocks
         tokens = sum(pair.packed_length for pair in pairs) + sum(map(len, retain))
         if 2 * tokens * width > limit_mib * 2**20 or first >= len(find_blocks(decoder).blocks):
             log.info("the base's states of %d tokens are computed anew each step", tokens)

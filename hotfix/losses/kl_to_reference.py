@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hotfix.errors import ConfigError
-from hotfix.functional import token_kl
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
 from hotfix.types import Side, TokenScope
@@ -61,6 +60,5 @@ class KLToReference(LossTerm):
         keep = None
         if self.max_tokens is not None and count > self.max_tokens:
             keep = torch.linspace(0, count - 1, self.max_tokens, device=rows.device).round().long()
-        reference, policy = (get(side, self.scope, keep) for get in (passes.reference_logits, passes.logits))
-        kl = token_kl(reference, policy) if self.direction == "forward" else token_kl(policy, reference)
+        kl = passes.divergence(side, self.scope, keep, reverse=self.direction == "reverse")
         return passes.mean(kl * (count / len(kl)), side, self.scope)

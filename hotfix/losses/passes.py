@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from hotfix.adapters.first_pass import Kind
 from hotfix.data.packing import Batch, Targets
-from hotfix.functional import token_log_probs
+from hotfix.functional import shifted_kl, token_kl, token_log_probs
 from hotfix.losses.base_states import BaseStates, Reference
 from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows
-from hotfix.models.states import head_logits, hidden_states, upper_states
+from hotfix.models.states import head_logits, head_shift, hidden_states, upper_states
 from hotfix.types import Side, TokenScope
 
 __all__ = ["ModelPasses", "Passes"]
@@ -41,6 +41,9 @@ class Passes(Protocol):
 
     def reference_logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
         """Return the frozen base's logits likewise, without gradient."""
+
+    def divergence(self, side: Side, scope: TokenScope, keep: Tensor | None = None, reverse: bool = False) -> Tensor:
+        """Return KL(base || policy), or in reverse KL(policy || base), of each token, in nats: float32 [N] or [M]."""
 
     def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
         """Return which example of the micro-batch each token belongs to, int64 [N]."""
@@ -102,6 +105,15 @@ class ModelPasses:
         with self._reference(self._model):
             return self._logits(self._reference_states, side, scope, keep)
 
+    def divergence(self, side: Side, scope: TokenScope, keep: Tensor | None = None, reverse: bool = False) -> Tensor:
+        """See `Passes`."""
+        reference = self.reference_logits(side, scope, keep)
+        shift = self._shift(side, scope, keep)
+        if shift is not None:
+            return shifted_kl(reference, shift, reverse)
+        policy = self.logits(side, scope, keep)
+        return token_kl(policy, reference) if reverse else token_kl(reference, policy)
+
     def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
         """See `Passes`."""
         return self._targets(side, scope).example
@@ -132,9 +144,22 @@ class ModelPasses:
         return token_log_probs(self._logits(states, side, scope, None), targets.token)
 
     def _logits(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor:
-        targets = self._targets(side, scope)
-        row, column = (targets.row, targets.column) if keep is None else (targets.row[keep], targets.column[keep])
+        row, column = self._points(side, scope, keep)
         return head_logits(self._model, states(side)[row, column])
+
+    def _shift(self, side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor | None:
+        """How far the policy's logits are from the base's."""
+        if self._rows(side) is None:
+            return None
+        row, column = self._points(side, scope, keep)
+        with torch.no_grad(), self._reference(self._model):
+            base = self._reference_states(side)[row, column]
+        return head_shift(self._model, self._policy_states(side)[row, column] - base)
+
+    def _points(self, side: Side, scope: TokenScope, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the states that predict the tokens."""
+        targets = self._targets(side, scope)
+        return (targets.row, targets.column) if keep is None else (targets.row[keep], targets.column[keep])
 
     def _policy_states(self, side: Side) -> Tensor:
         return self._once("policy states", _trunk(side), "", partial(self._policy, side))

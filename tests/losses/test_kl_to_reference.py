@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from loss_bench import Bench, Token, assert_same, gradients
 from torch import Tensor
 
+from hotfix.adapters import FullFineTuning
 from hotfix.data.packing import Layout
 from hotfix.errors import ConfigError
 from hotfix.losses import NLL, KLToReference
+from hotfix.models.tiny import tiny_model
 from hotfix.types import SCOPES, SIDES, Side, TokenScope
 
 
@@ -39,6 +43,20 @@ def test_reverse_equals_one_row_at_a_time(bench: Bench, side: Side, scope: Token
     terms = [(t.logits.softmax(-1) * (t.logits.log_softmax(-1) - t.reference.log_softmax(-1))).sum() for t in tokens]
     term = KLToReference({side: 1.0}, scope, direction="reverse")
     assert_same(term, torch.stack(terms).mean(), bench, bench.batch(layout=layout))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_a_head_that_trains_is_part_of_the_divergence(direction: Literal["forward", "reverse"]) -> None:
+    bench, adapter = Bench(), FullFineTuning(["mlp", "lm_head"])
+    bench.adapter, bench.policy = adapter, adapter.attach(tiny_model())  # type: ignore[assignment]
+    with torch.no_grad():
+        for weight in bench.trained().values():
+            weight.mul_(1.2)
+    tokens = bench.tokens("fixed", "all")
+    pairs = [(t.reference, t.logits) if direction == "forward" else (t.logits, t.reference) for t in tokens]
+    expected = torch.stack([(p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum() for p, q in pairs]).mean()
+    assert expected > 1e-4
+    assert_same(KLToReference({"fixed": 1.0}, "all", direction=direction), expected, bench)
 
 
 def test_the_directions_differ_and_forward_is_the_default() -> None:
