@@ -28,24 +28,32 @@ def token_kl(reference_logits: Tensor, logits: Tensor) -> Tensor:
     return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
 
 
-def shifted_kl(reference_logits: Tensor, shift: Tensor, reverse: bool = False) -> Tensor:
-    """Return KL(softmax(l) || softmax(l + shift)) of each position: two float32 [N, V] -> [N], in nats.
+def shifted_kl(reference_logits: Tensor, shift: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Return KL(softmax(l) || softmax(l + shift)) of each position in nats, and its gradient by the shift.
 
     Args:
-        reference_logits: l.
-        shift: what is added.
+        reference_logits: l, float32 [N, V].
+        shift: what is added, [N, V].
         reverse: the divergence the other way round.
 
-    >>> shifted_kl(torch.zeros(1, 4), torch.full((1, 4), 3.0)).abs() < 1e-6
-    tensor([True])
+    Returns:
+        [N] and [N, V].
+
+    >>> kl, gradient = shifted_kl(torch.zeros(1, 4), torch.full((1, 4), 3.0))
+    >>> kl.abs().item() < 1e-6, gradient.abs().max().item() < 1e-6
+    (True, True)
     """
     # Shifts by a constant change nothing, so the mean is taken off, and small shifts give sums of small numbers.
     reference = reference_logits.softmax(-1)
-    shift = (shift - (reference * shift).sum(-1, keepdim=True)).clamp(max=80.0)  # e^80 is a float32
-    log_mean = torch.log1p((reference * torch.expm1(shift)).sum(-1))
+    shift = (shift - (reference * shift).sum(-1, keepdim=True)).clamp_(max=80.0)  # e^80 is a float32
+    gained = torch.expm1(shift).mul_(reference)
+    over = gained.sum(-1, keepdim=True)
+    log_mean = torch.log1p(over)
+    moved = gained.sub_(reference * over).div_(1 + over)  # policy - reference
     if not reverse:
-        return log_mean
-    return (reference * shift * torch.exp(shift - log_mean[:, None])).sum(-1) - log_mean
+        return log_mean[:, 0], moved
+    kl = (moved * shift).sum(-1, keepdim=True) - log_mean
+    return kl[:, 0], (moved + reference).mul_(shift - log_mean - kl)
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

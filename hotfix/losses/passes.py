@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from hotfix.adapters.first_pass import Kind
 from hotfix.data.packing import Batch, Targets
-from hotfix.functional import shifted_kl, token_kl, token_log_probs
+from hotfix.functional import token_kl, token_log_probs
 from hotfix.losses.base_states import BaseStates, Reference
+from hotfix.losses.divergence import head_divergence
 from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows
-from hotfix.models.states import head_logits, head_shift, hidden_states, upper_states
+from hotfix.models.states import fixed_head, head_logits, hidden_states, upper_states
 from hotfix.types import Side, TokenScope
 
 __all__ = ["ModelPasses", "Passes"]
@@ -107,11 +108,13 @@ class ModelPasses:
 
     def divergence(self, side: Side, scope: TokenScope, keep: Tensor | None = None, reverse: bool = False) -> Tensor:
         """See `Passes`."""
-        reference = self.reference_logits(side, scope, keep)
-        shift = self._shift(side, scope, keep)
-        if shift is not None:
-            return shifted_kl(reference, shift, reverse)
-        policy = self.logits(side, scope, keep)
+        head = fixed_head(self._model)
+        if head is not None and self._rows(side) is not None:
+            row, column = self._points(side, scope, keep)
+            with torch.no_grad(), self._reference(self._model):
+                base = self._reference_states(side)[row, column]
+            return head_divergence(head, base, self._policy_states(side)[row, column], reverse)
+        reference, policy = self.reference_logits(side, scope, keep), self.logits(side, scope, keep)
         return token_kl(policy, reference) if reverse else token_kl(reference, policy)
 
     def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
@@ -146,15 +149,6 @@ class ModelPasses:
     def _logits(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor:
         row, column = self._points(side, scope, keep)
         return head_logits(self._model, states(side)[row, column])
-
-    def _shift(self, side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor | None:
-        """How far the policy's logits are from the base's."""
-        if self._rows(side) is None:
-            return None
-        row, column = self._points(side, scope, keep)
-        with torch.no_grad(), self._reference(self._model):
-            base = self._reference_states(side)[row, column]
-        return head_shift(self._model, self._policy_states(side)[row, column] - base)
 
     def _points(self, side: Side, scope: TokenScope, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rows and columns of the states that predict the tokens."""

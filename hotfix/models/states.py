@@ -23,8 +23,8 @@ from hotfix.models.rows import PADDING, TokenRows
 
 __all__ = [
     "check_halves",
+    "fixed_head",
     "head_logits",
-    "head_shift",
     "hidden_states",
     "own_precision",
     "plain_model",
@@ -87,21 +87,13 @@ def head_logits(model: nn.Module, states: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def head_shift(model: nn.Module, difference: Tensor) -> Tensor | None:
-    """Return how far the logits of two states are apart, from the states' difference: [N, D] -> float32 [N, V].
-
-    Small differences of large logits keep their digits, which half-precision logits themselves don't have.
-
-    Returns:
-        None where the head is no fixed matrix, so that the difference doesn't say it.
-    """
+def fixed_head(model: nn.Module) -> nn.Linear | None:
+    """Return the head where the logits are a frozen matrix times the states, of base and policy alike, else None."""
     inner = plain_model(model)
     config, head = inner.config.get_text_config(), inner.get_output_embeddings()
     bent = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
-    if type(head) is not nn.Linear or head.weight.requires_grad or bent:
-        return None
-    with own_precision(inner):
-        return F.linear(difference, head.weight).float()
+    plain = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
+    return cast("nn.Linear", head) if plain and not bent else None
 
 
 @torch.no_grad()

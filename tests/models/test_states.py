@@ -18,7 +18,7 @@ from hotfix.data.packing import pack, pack_texts
 from hotfix.errors import ModelError
 from hotfix.models import states
 from hotfix.models.rows import TokenRows
-from hotfix.models.states import check_halves, head_logits, head_shift, hidden_states, plain_model
+from hotfix.models.states import check_halves, fixed_head, head_logits, hidden_states, plain_model
 from hotfix.models.tiny import tiny_model
 
 VOCAB = 64
@@ -179,28 +179,17 @@ def test_sums_between_the_blocks_of_a_half_precision_model_are_not_rounded() -> 
     assert (found - exact).square().mean() < 0.5 * (rounded - exact).square().mean()
 
 
-def test_head_shift_is_the_difference_of_the_logits() -> None:
-    model = tiny_model()
-    first, second = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    model.lm_head.weight.requires_grad_(False)
-    shift = head_shift(model, second - first)
-    assert shift is not None
-    torch.testing.assert_close(shift, head_logits(model, second) - head_logits(model, first), atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("name", ["Gemma2", "Granite", "Cohere"])
-def test_a_bent_head_has_no_shift(name: str) -> None:
-    model = make(name)
-    model.requires_grad_(False)
-    assert head_shift(model, torch.zeros(1, 32)) is None
+def test_a_bent_head_is_no_matrix(name: str) -> None:
+    assert fixed_head(make(name).requires_grad_(False)) is None
 
 
-def test_a_head_that_trains_has_no_shift() -> None:
+def test_a_head_that_trains_is_not_fixed() -> None:
     model = tiny_model()
-    assert head_shift(model, torch.zeros(1, model.config.hidden_size)) is None
+    assert fixed_head(model) is None
     model.requires_grad_(False)
-    adapted = get_peft_model(model, LoraConfig(target_modules=["lm_head"]))
-    assert head_shift(adapted, torch.zeros(1, model.config.hidden_size)) is None
+    assert fixed_head(model) is model.lm_head
+    assert fixed_head(get_peft_model(model, LoraConfig(target_modules=["lm_head"]))) is None
 
 
 def test_adapters_stay_on_under_the_wrapper(tiny: LlamaForCausalLM) -> None:
