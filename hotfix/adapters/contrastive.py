@@ -28,7 +28,7 @@ from hotfix.models.rows import PADDING
 
 __all__ = ["ContrastiveStart", "contrastive_directions"]
 
-_RIDGE = 0.01
+_RIDGE = 0.005
 _ITERATIONS = 20
 _RETAIN_TOKENS = 8_192  # enough for the moments of layers some thousands wide, with the ridge
 

@@ -104,15 +104,16 @@ def check_halves(model: nn.Module) -> None:
         ModelError: they don't, so a loss computed with them would be of some other model.
     """
     inner = plain_model(model)
-    ids = torch.arange(1, 13, device=inner.device)[None] % inner.config.get_text_config().vocab_size
+    # Tokens from all over the vocabulary: a row of special ones is chaos, which rounding alone turns upside down.
+    ids = torch.arange(1, 13, device=inner.device)[None] * inner.config.get_text_config().vocab_size // 14
     branch = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]], device=inner.device)
     steps = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]], device=inner.device)
     got = head_logits(model, hidden_states(model, TokenRows(ids, steps, branch))[0])
-    limit = 1e-3 if inner.dtype == torch.float32 else 0.1
+    limit = 1e-3 if inner.dtype == torch.float32 else 0.05
     for ending in (1, 2):
         own = (branch[0] == 0) | (branch[0] == ending)
         with own_precision(model):
-            expected = model(input_ids=ids[:, own], use_cache=False).logits[0].float()
+            expected = model(**_tokens(model, ids[:, own]), use_cache=False).logits[0].float()
         worst = (got[own] - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         if not worst <= limit:
             raise ModelError(
