@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.prompts import middle_end_ids
 from hotfix.errors import ConfigError, DataError
+from hotfix.generation.attention import shared_heads
 from hotfix.generation.branching import num_virtual_tokens
 from hotfix.generation.config import SamplingConfig
 from hotfix.generation.decoding import Decoder, Progress, Row, plan_groups
 from hotfix.generation.stopping import Completion, Ending, StopCriterion
+from hotfix.models.states import plain_model
 
 __all__ = ["greedy", "sample"]
 
@@ -70,7 +72,7 @@ def sample(
         range(len(prompts)) if prompt_indices is None else prompt_indices,
         lambda ended: None if progress is None or not ended else progress(ended * copies),
     )
-    with _evaluating(model), torch.inference_mode():
+    with _evaluating(model), shared_heads(plain_model(model)), torch.inference_mode():
         completions = dict(pair for group in groups for pair in decoder.group(group))
     rows = [[completions[Row(place, number)] for number in range(distinct)] for place in range(len(prompts))]
     return [[Completion(list(c.token_ids), *c[1:]) for c in made for _ in range(copies)] for made in rows]

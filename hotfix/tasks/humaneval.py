@@ -10,13 +10,14 @@ from typing import Final, Literal
 
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
+from hotfix.data.humaneval import Problem, load_problems
 from hotfix.errors import DataError
 from hotfix.generation import SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, PassAtK, Record
 from hotfix.sandbox import Limits, Sandbox
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.humaneval_plus import PlusProblem, load_plus, plus_program
-from hotfix.tasks.humaneval_problems import Problem, load_problems, program, truncate
+from hotfix.tasks.humaneval_problems import program, truncate
 from hotfix.tasks.protocol import Protocol, settle
 from hotfix.types import Split
 

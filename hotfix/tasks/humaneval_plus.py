@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hotfix.data.humaneval import Problem
 from hotfix.errors import DataError
-from hotfix.tasks.humaneval_problems import Problem
 
 __all__ = ["PlusProblem", "load_plus", "plus_program"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from hotfix.data.humaneval import Problem, load_problems
+from hotfix.data.humaneval import Problem
 
-__all__ = ["Problem", "load_problems", "program", "truncate"]
+__all__ = ["program", "truncate"]
 
 # A line that starts a new top-level statement, a comment, a code fence or prose. Closing brackets and quotes at column
 # 0 may still belong to the body.

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from hotfix.data import PairFiles
+from hotfix.data.humaneval import load_problems
 from hotfix.errors import ConfigError, DataError, SandboxError
 from hotfix.generation import SamplingConfig
 from hotfix.generation.stopping import Completion
 from hotfix.models.tiny import tiny_tokenizer
 from hotfix.tasks import HumanEval, Subject, humaneval
-from hotfix.tasks.humaneval_problems import load_problems
 
 
 class Outcome:

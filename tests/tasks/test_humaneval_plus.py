@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from hotfix.data.humaneval import Problem
 from hotfix.errors import DataError
 from hotfix.tasks.humaneval_plus import PlusProblem, load_plus, plus_program
-from hotfix.tasks.humaneval_problems import Problem
 
 ROW = {"task_id": "HumanEval/7", "prompt": "def f(x):\n", "canonical_solution": "    return x\n", "entry_point": "f"}
 INPUTS = {"base_input": [[1]], "plus_input": [["a"], [[2.5]]], "atol": 0}

