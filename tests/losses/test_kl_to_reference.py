@@ -61,9 +61,11 @@ def test_a_head_that_trains_is_part_of_the_divergence(direction: Literal["forwar
 
 def test_the_directions_differ_and_forward_is_the_default() -> None:
     bench = Bench(moved=0.5)
+    with torch.no_grad():  # both directions are half the variance of a small shift, so the shift has to be large
+        bench.policy.get_output_embeddings().weight.mul_(5)
     values = [KLToReference({"fixed": 1.0}, "all", direction=d)(bench.passes()) for d in ("forward", "reverse")]
     assert torch.equal(KLToReference({"fixed": 1.0}, "all")(bench.passes()), values[0])
-    assert abs(values[0] - values[1]) > 1e-6
+    assert abs(values[0] - values[1]) > 1e-5
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 20])

@@ -80,6 +80,7 @@ def test_small_chunks_change_nothing(encoded: list[EncodedPair], monkeypatch: py
         assert tuple(one) == pytest.approx(tuple(other), abs=1e-5)
     for first, second in zip(drift, text_drift(sharp(), nullcontext, TEXTS), strict=True):
         assert tuple(first) == pytest.approx(tuple(second), abs=1e-5)
+        assert first.kl / first.tokens == pytest.approx(second.kl / second.tokens, abs=1e-6)
 
 
 def test_progress_adds_up(encoded: list[EncodedPair]) -> None:
