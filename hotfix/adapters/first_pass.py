@@ -14,9 +14,10 @@ from hotfix.data.packing import by_length, pack_pairs, pack_texts
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import hidden_states
 
-__all__ = ["Kind", "RowBatch", "Watcher", "first_pass"]
+__all__ = ["Kind", "Reference", "RowBatch", "Watcher", "first_pass"]
 
 Kind: TypeAlias = Literal["pairs", "retain"]
+Reference: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
 _ROWS = 16
 
 
@@ -57,7 +58,7 @@ class Watcher:
 @torch.no_grad()
 def first_pass(
     model: nn.Module,
-    reference: Callable[[nn.Module], AbstractContextManager[None]],
+    reference: Reference,
     pairs: Sequence[EncodedPair],
     retain: Sequence[Sequence[int]],
     watchers: Sequence[Watcher],
@@ -71,6 +72,8 @@ def first_pass(
         retain: token ids of retain texts.
         watchers: who look.
     """
+    if not watchers:
+        return
     with reference(model):
         for batch in _batches(pairs, retain, next(model.parameters()).device):
             wanting = [watcher for watcher in watchers if watcher.wants(batch)]

@@ -9,24 +9,23 @@ Where embeddings train, only the last states are kept, and a step runs the whole
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hotfix.adapters.first_pass import Kind, RowBatch, Watcher
+from hotfix.adapters.first_pass import Kind, Reference, RowBatch, Watcher
 from hotfix.data.encode import EncodedPair
 from hotfix.data.packing import pack_pairs, pack_texts
 from hotfix.models.layout import find_blocks, lowest_trained_block
 from hotfix.models.rows import PADDING
 from hotfix.models.states import hidden_states, plain_model, prefix_length, upper_states
 
-__all__ = ["BaseStates", "Reference"]
+__all__ = ["BaseStates"]
 
 log = logging.getLogger(__name__)
-Reference: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 class _Row(NamedTuple):

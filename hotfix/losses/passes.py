@@ -9,10 +9,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hotfix.adapters.first_pass import Kind
+from hotfix.adapters.first_pass import Kind, Reference
 from hotfix.data.packing import Batch, Targets
 from hotfix.functional import token_kl, token_log_probs
-from hotfix.losses.base_states import BaseStates, Reference
+from hotfix.losses.base_states import BaseStates
 from hotfix.losses.divergence import head_divergence
 from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -181,7 +181,8 @@ def _prompt_drift(
     states = hidden_states(model, rows)
     with reference():
         base = hidden_states(model, prompt_rows)[prompts.row, prompts.column]
-    kl = _kl(model, reference, states[prompts.row, prompts.column], base)
+    parts = zip(states[prompts.row, prompts.column].split(_CHUNK), base.split(_CHUNK), strict=True)
+    kl = torch.cat([_kl(model, reference, other, head_logits(model, some)) for some, other in parts]).double()
     behind = targets.where(targets.column + 1 >= torch.tensor(lengths, device=base.device)[targets.example])
     likeliest = [head_logits(model, part).argmax(-1) for part in states[behind.row, behind.column].split(_CHUNK)]
     other = torch.cat(likeliest) != behind.token
@@ -191,14 +192,10 @@ def _prompt_drift(
     return [PromptDrift(mean, missed == 0) for mean, missed in zip(means.tolist(), misses.tolist(), strict=True)]
 
 
-def _kl(model: nn.Module, reference: Reference, policy: Tensor, base: Tensor) -> Tensor:
+def _kl(model: nn.Module, reference: Reference, base: Tensor, logits: Tensor) -> Tensor:
     """KL(base || model) of each position; rounding may take a divergence of nothing below 0."""
-    found = []
-    for some, other in zip(policy.split(_CHUNK), base.split(_CHUNK), strict=True):
-        logits = head_logits(model, some)
-        with reference():
-            found.append(token_kl(head_logits(model, other), logits).clamp(min=0))
-    return torch.cat(found).double()
+    with reference():
+        return token_kl(head_logits(model, base), logits).clamp(min=0)
 
 
 def _log_probs(model: nn.Module, states: Tensor, tokens: Tensor) -> Tensor:
@@ -211,12 +208,17 @@ def _drift(
     model: nn.Module, reference: Reference | None, rows: TokenRows, targets: Targets, number: int
 ) -> list[TokenDrift]:
     policy = hidden_states(model, rows)[targets.row, targets.column]
-    losses = -_log_probs(model, policy, targets.token)
-    moved = torch.zeros_like(losses)
-    if reference:
-        with reference():
-            base = hidden_states(model, rows)[targets.row, targets.column]
-        moved = _kl(model, reference, policy, base)
+    with reference() if reference else nullcontext():
+        base = hidden_states(model, rows)[targets.row, targets.column] if reference else policy
+    nll, kl = [], []
+    parts = zip(policy.split(_CHUNK), base.split(_CHUNK), targets.token.split(_CHUNK), strict=True)
+    for some, other, tokens in parts:
+        logits = head_logits(model, some)
+        nll.append(-token_log_probs(logits, tokens))
+        if reference:
+            kl.append(_kl(model, reference, other, logits))
+    losses = torch.cat(nll).double()
+    moved = torch.cat(kl).double() if reference else torch.zeros_like(losses)
     worst = torch.zeros(number, dtype=torch.float64, device=moved.device)
     worst = worst.scatter_reduce(0, targets.example, moved, "amax")
     count = torch.bincount(targets.example, minlength=number)
