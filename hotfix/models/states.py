@@ -114,7 +114,10 @@ def check_halves(model: nn.Module) -> None:
         own = (branch[0] == 0) | (branch[0] == ending)
         with own_precision(model):
             expected = model(**_tokens(model, ids[:, own]), use_cache=False).logits[0].float()
+            plain = model(input_ids=ids[:, own], use_cache=False).logits[0].float()
         worst = (got[own] - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+        # Given ids, a half-precision model rounds more, so single logits say little; another function shows in all.
+        worst = max(worst, ((got[own] - plain).square().mean() / plain.square().mean().clamp(min=1)).sqrt().item())
         if not worst <= limit:
             raise ModelError(
                 f"{type(inner).__name__} computes its logits in a way that hotfix doesn't know (they differ by "

@@ -147,6 +147,22 @@ def test_an_altered_head_is_caught(tiny: LlamaForCausalLM, monkeypatch: pytest.M
         check_halves(tiny)
 
 
+def test_ids_that_are_read_unlike_their_embeddings_are_caught(
+    tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = type(tiny.model).forward
+
+    def scaled(self: Any, input_ids: Any = None, inputs_embeds: Any = None, **options: Any) -> Any:
+        if inputs_embeds is None:
+            inputs_embeds = 30 * self.embed_tokens(input_ids).roll(1, -1)
+        return forward(self, inputs_embeds=inputs_embeds, **options)
+
+    monkeypatch.setattr(type(tiny.model), "forward", scaled)
+    tiny.lm_head.weight.data.mul_(30)
+    with pytest.raises(ModelError, match="LlamaForCausalLM computes its logits in a way"):
+        check_halves(tiny.bfloat16())
+
+
 def test_a_mask_that_is_not_heeded_is_caught(tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def leaky(self: TokenRows) -> Tensor:
         size, length = self.branch.shape
