@@ -45,6 +45,12 @@ class TablePasses:
     def reference_logits(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Tensor:
         return self._chosen(self.base[side], side, scope, keep)
 
+    def divergence(self, side: Side, scope: TokenScope, keep: Tensor | None = None, reverse: bool = False) -> Tensor:
+        policy = self.logits(side, scope, keep).log_softmax(-1)
+        base = self.reference_logits(side, scope, keep).log_softmax(-1)
+        here, there = (policy, base) if reverse else (base, policy)
+        return (here.exp() * (here - there)).sum(-1)
+
     def rows(self, side: Side, scope: TokenScope = "all") -> Tensor:
         return torch.tensor([t.example for t in scoped(self._table, side, scope)], dtype=torch.long)
 
