@@ -99,5 +99,26 @@ def test_goes_on_from_any_step_of_two_epochs(tmp_path: Path, stop: int, accumula
     assert_same_end(folder, tmp_path / "whole")
 
 
+def test_what_was_set_before_the_first_step_and_never_trained_is_kept(tmp_path: Path) -> None:
+    words = [
+        *(
+            *NO_MEASURE,
+            "--trainer.max_steps",
+            "6",
+            "--data.init_args.retain",
+            "stdlib",
+            "--data.init_args.retain_count",
+            "8",
+        ),
+        *("--model.init_args.adapter.init_args.init", "contrastive"),
+        *("--model.init_args.adapter.init_args.freeze_a", "true", "--checkpoint.every_n_steps", "1"),
+    ]
+    fit(tmp_path / "whole", *words)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        run_here(arguments(tmp_path / "cut", *words, "--trainer.callbacks+", _plug(3)), tmp_path / "cache")
+    run_here(arguments(tmp_path / "cut", *words, "--ckpt_path", "last"), tmp_path / "cache")
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+
+
 def _plug(stop: int) -> str:
     return json.dumps({"class_path": "small_callbacks.PulledPlug", "init_args": {"stop": stop}})

@@ -44,6 +44,14 @@ class Adapter(ABC):
             ConfigError: a setting doesn't fit this model.
         """
 
+    def kept_weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return, by name, the weights that say what was trained; by default those that train.
+
+        Args:
+            model: as `attach` returned it.
+        """
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
     def starting(
         self, model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]
     ) -> list[Watcher]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hotfix.adapters.lora import LoRA
 from hotfix.models.quantised import Bits, check_library
 
@@ -23,6 +25,8 @@ class QLoRA(LoRA):
         layers: see `LoRA`.
         dora: see `LoRA`.
         rslora: see `LoRA`.
+        init: see `LoRA`.
+        freeze_a: see `LoRA`.
 
     Raises:
         ConfigError: bitsandbytes isn't installed.
@@ -38,7 +42,9 @@ class QLoRA(LoRA):
         layers: list[int] | None = None,
         dora: bool = False,
         rslora: bool = False,
+        init: Literal["random", "contrastive"] = "random",
+        freeze_a: bool = False,
     ) -> None:
         check_library(bits)
-        super().__init__(rank, alpha, dropout, target_modules, layers, dora, rslora)
+        super().__init__(rank, alpha, dropout, target_modules, layers, dora, rslora, init, freeze_a)
         self.bits = bits

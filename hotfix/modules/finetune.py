@@ -76,7 +76,7 @@ class FineTune(HotfixModule):
         self.cache_base = cache_base
         self.patch_folder = patch
         self.gradient_checkpointing = gradient_checkpointing
-        # Checkpoints hold the trained weights only; the frozen base is named and checked by its fingerprint.
+        # Checkpoints hold the adapter's weights only; the frozen base is named and checked by its fingerprint.
         self.strict_loading = False
         self._base_states: BaseStates | None = None
         self._patch: Patch | None = None
@@ -146,9 +146,9 @@ class FineTune(HotfixModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights, and what is needed to go on exactly."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        """Keep the adapter's weights, and what is needed to go on exactly."""
+        kept = {f"model.{name}" for name in self.adapter.kept_weights(self.policy)}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["hotfix"] = {"base_fingerprint": self.base_fingerprint, "base_model": self.model_name}
         checkpoint["rng"] = torch.get_rng_state()
 

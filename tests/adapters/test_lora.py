@@ -57,6 +57,19 @@ def test_base_logits_at_the_start_and_as_the_reference_after_a_step() -> None:
     assert changed == {name for name in before if ".lora_B." in name}
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_frozen_a_stays_as_it_started(dora: bool) -> None:
+    torch.manual_seed(0)
+    adapter = LoRA(freeze_a=True, dora=dora)
+    model = adapter.attach(tiny_model())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step(model)
+    step(model)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if ".lora_B." in name or "lora_magnitude_vector" in name}
+    assert set(adapter.kept_weights(model)) == {name for name in before if "lora_" in name} > changed
+
+
 def find(model: nn.Module) -> Any:
     return next(module for name, module in model.named_modules() if name.endswith("layers.0.self_attn.q_proj"))
 
