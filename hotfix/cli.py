@@ -46,12 +46,12 @@ _QUIET = (
 
 
 class HotfixCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, with a folder for each run; `preview` and `check`, which leave none."""
+    """Verbs with a folder for each run: `fit`, `edit`, `validate`, `test`, `predict`; without: `preview`, `check`."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs and ours, each with the arguments that the configuration doesn't give."""
-        own = {verb: {"model", "datamodule"} for verb in ("preview", "check")}
+        own = {verb: {"model", "datamodule"} for verb in ("edit", "preview", "check")}
         return {**LightningCLI.subcommands(), **own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

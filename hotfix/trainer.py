@@ -13,8 +13,9 @@ from hotfix.data.encode import encode_text
 from hotfix.data.preview import pair_view, text_view
 from hotfix.data.quality import Finding, find_problems
 from hotfix.data.quality_table import quality_table
+from hotfix.errors import ConfigError
 from hotfix.losses import Objective
-from hotfix.modules import HotfixModule
+from hotfix.modules import Edit, HotfixModule
 from hotfix.types import Split
 
 __all__ = ["HotfixTrainer"]
@@ -54,6 +55,24 @@ class HotfixTrainer(Trainer):
         )
         for line in _terms(model):
             console.print(line)
+
+    def edit(
+        self,
+        model: LightningModule,
+        datamodule: HotfixDataModule,
+    ) -> None:
+        """Edit the model by an editor, without training, and measure it before and after.
+
+        Args:
+            model: `hotfix.modules.Edit`, which names the editor.
+            datamodule: the requests.
+        """
+        if not isinstance(model, Edit):
+            raise ConfigError(
+                f"model.class_path is {type(model).__name__}, which hotfix edit can't run; name hotfix.modules.Edit "
+                "and an editor, as configs/recipe/ft_m.yaml does, or use hotfix fit"
+            )
+        self.fit(model, datamodule=datamodule)
 
     def check(self, model: LightningModule, datamodule: HotfixDataModule, limit: int = 20) -> list[Finding]:
         """Look for what is wrong with the rows, and print it; `hotfix check` ends with 1 where an error is found.

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -96,9 +98,14 @@ class Measure(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the base before it is touched; then a run that is killed has not lost it."""
+        assert isinstance(pl_module, HotfixModule)
         self._run(trainer, pl_module, "test", "before")
-        if isinstance(pl_module, Online):
-            # Nothing is trained, so there will be no end of training.
+        if not pl_module.trains:
+            # There will be no end of training.
+            folder = RunFolder.of(trainer)
+            with folder.results.timed("hotfix"):
+                data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
+                pl_module.hotfix(data, root, partial(task_progress, trainer=trainer))
             self._run(trainer, pl_module, "test", "after")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,7 +158,10 @@ class Measure(Callback):
         share = sum(len(range(trainer.global_rank, len(m.part.examples), trainer.world_size)) for m in slices)
         with task_progress(f"{name} {when}", share, trainer) as progress:
             for measured in slices:
-                subject = Subject(pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress)
+                alone = {"alone": pl_module.alone} if when == "after" else {}
+                subject = Subject(
+                    pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress, **alone
+                )
                 if when == "after" and isinstance(pl_module, Online) and measured.same_prompts:
                     log.info("%s/%s: the prompts are as before, and so is what is written", name, measured.part.name)
                     measured.records[when] = measured.records["before"]

@@ -111,16 +111,16 @@ class RunFolder(Callback):
         if self._losses:
             loss = sum(self._losses) / len(self._losses)
             self.results.add_train({"loss": loss, "steps": trainer.global_step, "seconds": self._seconds})
-        self._write(trainer, pl_module, with_patch=True)
+        self._write(trainer, pl_module, whole=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what `hotfix validate` measured."""
         if trainer.state.fn == "validate":
-            self._write(trainer, pl_module, with_patch=False)
+            self._write(trainer, pl_module, whole=False)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what `hotfix test` measured."""
-        self._write(trainer, pl_module, with_patch=False)
+        self._write(trainer, pl_module, whole=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the log."""
@@ -141,22 +141,24 @@ class RunFolder(Callback):
         logging.getLogger().addHandler(self._handler)
         log.info("%s started in %s", self.name, root)
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, with_patch: bool) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule, whole: bool) -> None:
         if not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
         results = self.results.to_dict()
-        if with_patch and isinstance(pl_module, HotfixModule):
+        patch = None
+        if whole and isinstance(pl_module, HotfixModule):
             patch = pl_module.make_patch(
                 config_digest=_digest(self.config),
                 data_digest=data_digest(trainer),
                 versions=collect_versions(),
                 results=results["tasks"],
             )
+        if patch is not None:
             save_patch(patch, root / "patch")
         write_records(root / "records.jsonl", self._record_lines())
         self.results.write(root / "results.json")
-        if with_patch:
+        if whole:
             # Made of the files above; a run that is killed here is whole without it.
             atomic_write(root / "report.html", run_page(root, self.name))
         table = before_after_table(results)
@@ -166,10 +168,12 @@ class RunFolder(Callback):
         console = console if console.is_terminal else Console(width=100)
         if results["tasks"]:
             console.print(before_after_table(results, console.width))
-        console.print(
-            f"results: {root / 'results.json'}"
-            + (f"   patch: {root / 'patch'}   page: {root / 'report.html'}" if with_patch else "")
+        made = (
+            {"results": "results.json"}
+            | ({"patch": "patch"} if patch else {})
+            | ({"page": "report.html"} if whole else {})
         )
+        console.print("   ".join(f"{what}: {root / name}" for what, name in made.items()))
 
     def _record_lines(self) -> Iterator[dict[str, Any]]:
         for place, (examples, by_time) in self.records.items():

@@ -16,7 +16,7 @@ from hotfix.callbacks.conditions import Condition, Rank, parse_conditions, rank
 from hotfix.callbacks.quantities import Quantities
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.errors import ConfigError
-from hotfix.modules import HotfixModule, Online
+from hotfix.modules import HotfixModule
 
 __all__ = ["Until", "time_factor"]
 
@@ -111,7 +111,7 @@ class Until(Callback):
         """Refuse what can't be measured before the model is loaded."""
         if stage != "fit" or not self.active:
             return
-        if isinstance(pl_module, Online) or not isinstance(pl_module, HotfixModule):
+        if not isinstance(pl_module, HotfixModule) or not pl_module.trains:
             raise ConfigError(f"until: {type(pl_module).__name__} trains nothing that could be stopped; leave it out")
         wanted = {condition.quantity for condition in self._conditions}
         if wanted:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
+from hotfix.data.edits import EditRequest
 from hotfix.data.encode import EncodedPair, Overlong, OverlongError, PairEncoder, encode_text
 from hotfix.data.loader import Batches, PairLoader, Share
 from hotfix.data.packing import Batch, Layout, pack
@@ -108,6 +109,13 @@ class HotfixDataModule(LightningDataModule):
         if split not in self._encoded:
             self._encoded[split] = [self.encoder(pair) for pair in self.pairs(split)]
         return self._encoded[split]
+
+    def requests(self, split: Split) -> list[EditRequest]:
+        """Return the pairs of a split as edits: behind the prefix, write the fixed statement."""
+        return [
+            EditRequest(pair.id, pair.prefix, pair.fixed, group=pair.rule, source=pair.source)
+            for pair in self.pairs(split)
+        ]
 
     def rewritten(self, rewrite: Callable[[CodePair], CodePair], preambles: Sequence[str] = ()) -> Self:
         """Return the same data with every pair rewritten; nothing is read again.

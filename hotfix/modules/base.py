@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 from lightning.pytorch import LightningModule
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.schema import CodePair
 from hotfix.generation import StopAfterLines, greedy
 from hotfix.models.loading import load_tokenizer
 from hotfix.models.states import own_precision
 from hotfix.patches import Patch
 
-__all__ = ["HotfixModule"]
+__all__ = ["HotfixModule", "Progress"]
 
 _PREDICTED_TOKENS = 64
+Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class HotfixModule(LightningModule):
     """Base of everything that hotfixes a model, by its weights or by its prompt.
 
     Attributes:
+        trains: whether there are steps of an optimizer; where there are none, `hotfix` does all the work.
         model_name: `smollm2-135m`, a local folder or a Hugging Face id.
         model: with the hotfix on, once `configure_model` was called.
         base_fingerprint: of the base's weights.
     """
 
+    trains: ClassVar[bool] = True
     model_name: str
 
     def __init__(self) -> None:
@@ -55,8 +61,21 @@ class HotfixModule(LightningModule):
         """Context in which the model is the frozen base."""
 
     @abstractmethod
-    def make_patch(self, **provenance: Any) -> Patch:  # noqa: ANN401  fields of Provenance
-        """Return the hotfix as a patch."""
+    def make_patch(self, **provenance: Any) -> Patch | None:  # noqa: ANN401  fields of Provenance
+        """Return the hotfix as a patch; None where there is no single one."""
+
+    def hotfix(self, data: HotfixDataModule, folder: Path, progress: Progress) -> None:
+        """Make the hotfix, between the two measurements, where no training loop does.
+
+        Args:
+            data: the run's.
+            folder: the run's.
+            progress: takes a label and a total, and yields what is told how much has been done.
+        """
+
+    def alone(self, example: str) -> AbstractContextManager[None]:
+        """Context in which the model has only the hotfix of one example on, where each is tried by itself."""
+        return nullcontext()
 
     def rewrite(self, pair: CodePair) -> CodePair:
         """Return the pair as the hotfixed model is prompted with it: unchanged, where weights are what changes."""

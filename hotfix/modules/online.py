@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,8 @@ class Online(HotfixModule):
         dtype: of the model; `auto` is bfloat16 where the hardware multiplies it.
         everywhere: put the comments above HumanEval's problems, too, in turn: what they cost where they don't apply.
     """
+
+    trains: ClassVar[bool] = False
 
     def __init__(
         self,

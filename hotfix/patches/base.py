@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hotfix.errors import PatchError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.quantised import Bits
 
-__all__ = ["Patch", "Provenance", "check_base"]
+__all__ = ["Patch", "Provenance", "check_base", "worn"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,17 @@ class Patch(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights and their description into an empty folder."""
+
+
+@contextmanager
+def worn(patch: Patch | None, model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the model with the patch on, and take it off again; None changes nothing."""
+    patched = model if patch is None else patch.apply(model)
+    try:
+        yield patched
+    finally:
+        if patch is not None:
+            patch.revert(patched)
 
 
 def check_base(provenance: Provenance, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from hotfix.errors import PatchError
 from hotfix.models.weights import replace_weights, swapped_weights
 from hotfix.patches.base import Patch, Provenance, check_base
 
-__all__ = ["Change", "LowRank", "WeightDelta"]
+__all__ = ["Change", "LowRank", "WeightDelta", "composed"]
 
 _FILE = "weights.safetensors"
 _LEFT, _RIGHT = ".left", ".right"
@@ -48,6 +49,17 @@ class LowRank:
 
 
 Change: TypeAlias = Tensor | LowRank
+
+
+def composed(first: Mapping[str, Change], then: Mapping[str, Change]) -> dict[str, Change]:
+    """Return the changes that do what two do one after the other, by the names of weights.
+
+    >>> one = LowRank(torch.ones(1, 1), torch.ones(1, 2))
+    >>> both = composed({"w": one}, {"w": one})["w"]
+    >>> both.added_to(torch.zeros(1, 2))
+    tensor([[2., 2.]])
+    """
+    return {**first, **{name: _both(first.get(name), change) for name, change in then.items()}}
 
 
 class WeightDelta(Patch):
@@ -104,6 +116,14 @@ class WeightDelta(Patch):
         if model not in self._before:
             raise PatchError(f"this patch isn't on the {type(model).__name__}; apply it first")
         return self._before[model]
+
+
+def _both(first: Change | None, then: Change) -> Change:
+    if first is None or not isinstance(then, LowRank):
+        return then
+    if isinstance(first, LowRank):
+        return LowRank(torch.cat([first.left, then.left], dim=1), torch.cat([first.right, then.right], dim=0))
+    return then.added_to(first)
 
 
 def _changed(weight: Tensor, change: Change) -> Tensor:

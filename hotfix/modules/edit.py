@@ -1,0 +1,182 @@
+"""Hotfixing by editing: an editor computes a patch from requests, and no training loop runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.edits import EditRequest
+from hotfix.data.encode import encode_text
+from hotfix.editors import Background, Editor
+from hotfix.errors import ConfigError
+from hotfix.models.fingerprint import fingerprint
+from hotfix.models.loading import Dtype, load_causal_lm
+from hotfix.models.states import check_halves
+from hotfix.modules.base import HotfixModule, Progress
+from hotfix.patches import Patch, load_patch, worn
+from hotfix.patches.series import PatchSeries
+from hotfix.types import Split
+
+__all__ = ["Edit"]
+
+log = logging.getLogger(__name__)
+
+
+class Edit(HotfixModule):
+    """Edits a model: `hotfix edit` measures it, computes the patch of the requests, and measures it again.
+
+    Args:
+        editor: the method.
+        model_name: `smollm2-135m`, a local folder or a Hugging Face id.
+        dtype: of the model; `auto` is bfloat16 where the hardware multiplies it.
+        mode: `batch` edits all requests at once; `sequential` in order, `chunk` at a time, each on the model that the
+            earlier ones left; `single` each by itself on the base, as the published benchmarks do: then tasks measure
+            each request's examples with its own patch only, and the patches are in the run's `edits/`.
+        chunk: requests of one step of `sequential`.
+        edits: split whose requests are edited.
+        learns_from: split whose requests the editor may learn from, where its method does; null for none.
+        count: edit the first so many; null for all.
+        patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
+    """
+
+    trains: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        editor: Editor,
+        model_name: str = "smollm2-135m",
+        dtype: Dtype = "auto",
+        mode: Literal["single", "batch", "sequential"] = "batch",
+        chunk: int = 1,
+        edits: Split = "train",
+        learns_from: Split | None = None,
+        count: int | None = None,
+        patch: str | None = None,
+    ) -> None:
+        super().__init__()
+        if chunk < 1 or (count is not None and count < 1):
+            raise ConfigError(f"model.init_args: chunk is {chunk} and count {count}, expected at least 1")
+        if learns_from == edits:
+            raise ConfigError(
+                f"model.init_args.learns_from is {learns_from}, the split that is edited; name another, or null"
+            )
+        self.editor = editor
+        self.model_name = model_name
+        self.dtype_name: Dtype = dtype
+        self.mode = mode
+        self.chunk = chunk
+        self.edits: Split = edits
+        self.learns_from: Split | None = learns_from
+        self.count = count
+        self.patch_folder = patch
+        self._patch: Patch | None = None
+        self._series: PatchSeries | None = None
+
+    def setup(self, stage: str) -> None:
+        """Leave the training out: there is nothing to train."""
+        if stage == "fit":
+            self.trainer.limit_train_batches = 0
+            if self.trainer.world_size > 1:
+                # DistributedDataParallel refuses a module that has no weight to train.
+                self.unused = nn.Parameter(torch.zeros(()))
+
+    def configure_model(self) -> None:
+        """Load the model; Lightning calls it once a process, before anything runs."""
+        if self.model is not None:
+            return
+        patch = None if self.patch_folder is None else load_patch(Path(self.patch_folder))
+        base = load_causal_lm(self.model_name, self.dtype_name)
+        module = cast("nn.Module", base).to(self.device).requires_grad_(requires_grad=False)
+        self.base_fingerprint = fingerprint(module)
+        check_halves(module)
+        self.model, self._patch = module if patch is None else patch.apply(module), patch
+
+    def requests(self, data: HotfixDataModule) -> list[EditRequest]:
+        """Return what is edited, in order."""
+        return data.requests(self.edits)[: self.count]
+
+    def hotfix(self, data: HotfixDataModule, folder: Path, progress: Progress) -> None:
+        """Compute the patch, and put it on."""
+        requests, background = self.requests(data), self._background(data)
+        if self.mode == "single":
+            self._series = self._each(requests, background, folder / "edits", progress)
+            return
+        size = len(requests) if self.mode == "batch" else self.chunk
+        patch: Patch | None = None
+        with progress("editing", len(requests)) as done:
+            for start in range(0, max(1, len(requests)), max(1, size)):
+                part = requests[start : start + size]
+                patch = self.editor.compute(self._base, self.tokenizer, part, previous=patch, background=background)
+                done(len(part))
+        assert patch is not None
+        self._patch, self.model = patch, patch.apply(self._base)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Context in which the model is the frozen base."""
+        return nullcontext() if self._patch is None else self._patch.reference(self.policy)
+
+    def alone(self, example: str) -> AbstractContextManager[None]:
+        """Context in which the model has the patch of one request on; see `mode`."""
+        return nullcontext() if self._series is None else self._wearing(self._series, example)
+
+    def make_patch(self, **provenance: Any) -> Patch | None:  # noqa: ANN401  fields of Provenance
+        """Return the patch; none where each request has its own."""
+        if self._patch is None:
+            return None
+        self._patch.provenance = replace(self._patch.provenance, base_model=self.model_name, **provenance)
+        return self._patch
+
+    def training_step(self, batch: object, batch_idx: int) -> Tensor:
+        """Never called; Lightning asks for it."""
+        raise RuntimeError("there is nothing to train")
+
+    def validation_step(self, batch: object, batch_idx: int) -> None:
+        """No loss to watch; the tasks measure when the loop ends."""
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> None:
+        """None."""
+
+    @property
+    def _base(self) -> PreTrainedModel:
+        return cast("PreTrainedModel", self.policy)
+
+    @contextmanager
+    def _wearing(self, series: PatchSeries, example: str) -> Iterator[None]:
+        with worn(series.load(example), self.policy):
+            yield
+
+    def _each(
+        self, requests: Sequence[EditRequest], background: Background, folder: Path, progress: Progress
+    ) -> PatchSeries:
+        """Compute each request's patch, this process its share; those that an earlier run left are kept."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        settings = {name: value for name, value in vars(self.editor).items() if not name.startswith("_")}
+        depends_on = [self.base_fingerprint, self.dtype_name, type(self.editor).__qualname__, settings]
+        series = PatchSeries(folder, requests, depends_on)
+        mine = requests[rank::world]
+        with progress("editing", len(mine)) as done:
+            for request in mine:
+                if not series.has(request.id):
+                    made = self.editor.compute(self._base, self.tokenizer, [request], background=background)
+                    series.save(request.id, made)
+                done(1)
+        if self._trainer:
+            self.trainer.strategy.barrier()
+        return series
+
+    def _background(self, data: HotfixDataModule) -> Background:
+        texts = data.retain_texts("train", data.retain_count)
+        ids = [encode_text(self.tokenizer, text.text).ids[: data.retain_length] for text in texts]
+        requests = [] if self.learns_from is None else data.requests(self.learns_from)
+        return Background(requests, [text for text in ids if len(text) > 1])
