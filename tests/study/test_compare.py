@@ -19,7 +19,8 @@ STUDY = """
 recipe: {recipe}
 seeds: [0]
 overrides:
-  trainer.limit_train_batches: {batches}
+  trainer.max_epochs: null
+  trainer.max_steps: {steps}
   checkpoint.every_n_steps: 1
   measure: {{humaneval: null, email_leak: null}}
   measure.bug_fix.init_args: {{efficacy_examples: 2, generalisation_examples: 4, specificity_examples: 2}}
@@ -30,10 +31,10 @@ arms:
 """
 
 
-def write(folder: Path, batches: int = 2, more: str = "") -> Path:
+def write(folder: Path, steps: int = 2, more: str = "") -> Path:
     path = folder / "small.yaml"
     recipe = ROOT / "configs/recipe/smoke.yaml"
-    path.write_text(STUDY.format(recipe=recipe, batches=batches, more=more), encoding="utf-8")
+    path.write_text(STUDY.format(recipe=recipe, steps=steps, more=more), encoding="utf-8")
     return path
 
 
@@ -95,14 +96,14 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(done: Path) -> Non
     assert results.stat().st_mtime_ns == before
     # One arm fails while it runs: its data isn't there, which no parser can know.
     failing = "  third: {overrides: {data.init_args.train: nothing.jsonl}}"
-    write(done, batches=2, more=failing)
+    write(done, steps=2, more=failing)
     failed = compare(done)
     assert failed.returncode == 1
     assert "third seed 0 failed" in failed.stdout
     assert "nothing.jsonl" in failed.stdout
     assert results.stat().st_mtime_ns == before
     assert [arm["failed"] for arm in told(done)["arms"]] == [[], [], [0]]
-    write(done, batches=1)
+    write(done, steps=1)
     changed = compare(done, "--arms", "first")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert "first seed 0: its configuration changed, so it runs again" in changed.stdout
@@ -111,7 +112,7 @@ def test_what_is_finished_is_kept_and_what_changed_runs_again(done: Path) -> Non
 
 
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    write(tmp_path, batches=200)  # long enough that a busy machine is still at it
+    write(tmp_path, steps=200)  # long enough that a busy machine is still at it
     words = [sys.executable, "-m", "hotfix", "compare", "--config", str(tmp_path / "small.yaml"), "--arms", "first"]
     words += ["--trainer.default_root_dir", str(tmp_path / "out")]
     process = subprocess.Popen(
