@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hotfix.data.edits import EditRequest, EncodedRequest, check_requests, encode_request
@@ -19,7 +19,7 @@ from hotfix.models.fingerprint import fingerprint
 from hotfix.patches import Patch, Provenance, WeightDelta, worn
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Background", "Editor", "WeightEditor"]
+__all__ = ["Background", "Editor", "Remembered", "WeightEditor"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,18 @@ class Editor(ABC):
         )
 
 
+class Remembered(NamedTuple):
+    """Changes, and what the next edit has to know of all edits up to these.
+
+    Attributes:
+        changes: by the names of weights.
+        memory: by the editor's own names, in the place of the earlier edits' memory; kept in the patch.
+    """
+
+    changes: Mapping[str, Change]
+    memory: Mapping[str, Tensor]
+
+
 class WeightEditor(Editor):
     """An editor that changes weights of the base."""
 
@@ -98,12 +110,13 @@ class WeightEditor(Editor):
                 f"{type(previous).__name__}; go on with the editor that made it"
             )
         described = self.provenance(model)
-        earlier = {} if previous is None else previous.changes
+        earlier, memory = ({}, {}) if previous is None else (previous.changes, previous.memory)
         if not encoded:
-            return WeightDelta(described, changes=earlier)
+            return WeightDelta(described, changes=earlier, memory=memory)
         with worn(previous, cast("nn.Module", model)), frozen(model):
             found = self.changes(model, tokenizer, encoded, background or Background(), previous)
-        return WeightDelta(described, changes=composed(earlier, found))
+        found = found if isinstance(found, Remembered) else Remembered(found, memory)
+        return WeightDelta(described, changes=composed(earlier, found.changes), memory=found.memory)
 
     @abstractmethod
     def changes(
@@ -113,7 +126,7 @@ class WeightEditor(Editor):
         requests: Sequence[EncodedRequest],
         background: Background,
         previous: WeightDelta | None,
-    ) -> Mapping[str, Change]:
+    ) -> Mapping[str, Change] | Remembered:
         """Return the changes, by the names of weights, relative to the model as it is handed over.
 
         Args:

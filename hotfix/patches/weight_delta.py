@@ -22,6 +22,7 @@ __all__ = ["Change", "LowRank", "WeightDelta", "composed"]
 
 _FILE = "weights.safetensors"
 _LEFT, _RIGHT = ".left", ".right"
+_MEMORY = "memory/"  # no weight's name has a slash
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,25 @@ class WeightDelta(Patch):
         provenance: where it comes from.
         changes: by the names of the model's `named_parameters`.
         folder: with `weights.safetensors`; one of the two is given.
+        memory: what the editor has to know of these edits when it makes the next, by its own names; no weight depends
+            on it.
 
     Raises:
         PatchError: the folder's file is missing or damaged.
     """
 
     def __init__(
-        self, provenance: Provenance, folder: Path | None = None, changes: Mapping[str, Change] | None = None
+        self,
+        provenance: Provenance,
+        folder: Path | None = None,
+        changes: Mapping[str, Change] | None = None,
+        memory: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.provenance = provenance
-        self.changes = dict(changes or {}) if folder is None else _read(folder / _FILE)
+        self.changes = dict(changes or {})
+        self.memory = dict(memory or {})
+        if folder is not None:
+            self.changes, self.memory = _read(folder / _FILE)
         self._before: WeakKeyDictionary[nn.Module, dict[str, nn.Parameter]] = WeakKeyDictionary()
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -106,7 +116,7 @@ class WeightDelta(Patch):
 
     def save(self, folder: Path) -> None:
         """Write the weights."""
-        tensors: dict[str, Tensor] = {}
+        tensors = {_MEMORY + name: part.detach().cpu().contiguous() for name, part in self.memory.items()}
         for name, change in self.changes.items():
             parts = {_LEFT: change.left, _RIGHT: change.right} if isinstance(change, LowRank) else {"": change}
             tensors |= {name + end: part.detach().cpu().contiguous() for end, part in parts.items()}
@@ -138,11 +148,13 @@ def _check_fit(name: str, change: Change, own: Mapping[str, Tensor]) -> None:
         raise PatchError(f"the patch changes {name} of shape {list(shape)}, which in this model is {what}")
 
 
-def _read(path: Path) -> dict[str, Change]:
+def _read(path: Path) -> tuple[dict[str, Change], dict[str, Tensor]]:
     try:
-        tensors = load_file(path)
+        every = load_file(path)
+        memory = {n.removeprefix(_MEMORY): t for n, t in every.items() if n.startswith(_MEMORY)}
+        tensors = {n: t for n, t in every.items() if not n.startswith(_MEMORY)}
         whole: dict[str, Change] = {n: t for n, t in tensors.items() if not n.endswith((_LEFT, _RIGHT))}
         names = [n.removesuffix(_LEFT) for n in tensors if n.endswith(_LEFT)]
-        return whole | {n: LowRank(tensors[n + _LEFT], tensors[n + _RIGHT]) for n in names}
+        return whole | {n: LowRank(tensors[n + _LEFT], tensors[n + _RIGHT]) for n in names}, memory
     except (OSError, SafetensorError, KeyError) as error:
         raise PatchError(f"{path}: the weights can't be loaded ({error}); fit the patch again") from error

@@ -81,6 +81,19 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert size < 4 * (64 * 32 + 2 * (32 + 64)) + 1000
 
 
+def test_what_the_editor_remembers_is_saved_and_touches_no_weight(tmp_path: Path) -> None:
+    memory = {"mean": torch.tensor([1.0, 2.0], dtype=torch.float64), DOWN: torch.ones(3)}
+    made = patch()
+    save_patch(WeightDelta(made.provenance, changes=made.changes, memory=memory), tmp_path / "patch")
+    loaded = load_patch(tmp_path / "patch")
+    assert isinstance(loaded, WeightDelta)
+    assert loaded.changes.keys() == made.changes.keys()
+    assert loaded.memory.keys() == memory.keys()
+    assert all(torch.equal(loaded.memory[name], memory[name]) for name in memory)
+    assert loaded.memory["mean"].dtype == torch.float64
+    assert torch.equal(logits(loaded.apply(tiny_model())), logits(made.apply(tiny_model())))
+
+
 def test_an_empty_patch_changes_nothing() -> None:
     assert torch.equal(logits(patch({}).apply(tiny_model())), logits(tiny_model()))
 
