@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from hotfix.callbacks.measurement_cache import MeasurementCache
 from hotfix.metrics.base import ExampleMetric, Record
-from hotfix.report.statistics import Comparison, Estimate, compare_paired, mean_interval, rate_interval
+from hotfix.report.paired import Comparison, compare_paired
+from hotfix.report.statistics import Estimate, mean_interval, rate_interval
 from hotfix.tasks import Slice, Subject, Task
 
 __all__ = [

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
+from hotfix.report.paired import Comparison, compare_paired, sign_flip_test
 from hotfix.report.results import Results, collect_machine, collect_versions, load_results, write_records
-from hotfix.report.statistics import (
-    Comparison,
-    Estimate,
-    compare_paired,
-    mean_interval,
-    rate_interval,
-    sign_flip_test,
-)
+from hotfix.report.statistics import Estimate, mean_interval, rate_interval
 from hotfix.report.tables import before_after_table, better_direction, markdown_table, render
 
 __all__ = [

@@ -2,12 +2,13 @@
 
     {"hotfix": version, "name": ..., "seed": ..., "train": {fact},
      "tasks": {task: {slice: {"before": {metric: {value, n, low, high}}, "after": {...},
-                              "tests": {metric: {test, p, effect}},
+                              "tests": {metric: {test, p, effect, difference, low, high, detectable, q}},
                               "groups": {group: {"before", "after", "tests" as above}}}}},
      "seconds": {phase: s}, "versions": {package: version}, "machine": {...}}
 
 Tasks, slices, metrics, groups (where a slice reports any) and phases keep the order in which they came; the other keys
-are sorted. What is undefined is ``null``: the file is strict JSON.
+are sorted. ``q`` is p adjusted for all tests of the run, or of all groups of a slice (``false_discovery_rates``). What
+is undefined is ``null``: the file is strict JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import numpy as np
 
 from hotfix.atomic import atomic_file, atomic_write
 from hotfix.errors import DataError
-from hotfix.report.statistics import Comparison, Estimate
+from hotfix.report.paired import Comparison, false_discovery_rates
+from hotfix.report.statistics import Estimate
 
 __all__ = ["Results", "collect_machine", "collect_versions", "load_results", "to_json", "write_records"]
 
@@ -161,6 +163,14 @@ def _cpu_model(cpuinfo: Path) -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def _adjust(tables: Iterable[dict[str, dict[str, Any]]]) -> None:
+    """Add to each test its p adjusted for all of them."""
+    tests = [test for table in tables for test in table.values()]
+    rates = false_discovery_rates([math.nan if test["p"] is None else test["p"] for test in tests])
+    for test, rate in zip(tests, rates.tolist(), strict=True):
+        test["q"] = to_json(rate)
+
+
 class Results:
     """Collects what a run measured and writes it as ``results.json``.
 
@@ -243,6 +253,10 @@ class Results:
                 "machine": dict(sorted({**collect_machine(), **self._machine}.items())),
             }
         )
+        _adjust([parts["tests"] for slices in content["tasks"].values() for parts in slices.values()])
+        for slices in content["tasks"].values():
+            for parts in slices.values():
+                _adjust([group.get("tests", {}) for group in parts.get("groups", {}).values()])
         return content
 
     def write(self, path: Path | str) -> None:

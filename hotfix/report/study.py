@@ -23,10 +23,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hotfix.report.paired import compare_paired
 from hotfix.report.records import SliceRecords, load_records, metric_value
 from hotfix.report.results import load_results, to_json
 from hotfix.report.seeds import crossed_interval, seed_interval
-from hotfix.report.statistics import Estimate, compare_paired
+from hotfix.report.statistics import Estimate
 from hotfix.report.tables import better_direction
 
 __all__ = ["COLUMNS", "ArmRuns", "Column", "FinishedRun", "load_run", "study_table"]

@@ -42,6 +42,7 @@ _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 _MISSING: Final = "-"
+_LEVEL: Final = 0.05
 _STYLES: Final[Mapping[int, str]] = MappingProxyType({-1: "red", 0: "", 1: "green"})
 
 
@@ -128,7 +129,9 @@ def markdown_table(results: Mapping[str, Any], groups: bool = False) -> str:
         "|---|---|---|---:|---:|---:|---|---:|",
     ]
     for row in _rows(results, groups):
-        test = _MISSING if not row.test else f"{row.test.get('test', '')}, {_p_value(row.test.get('p'))}"
+        test = (
+            _MISSING if not row.test else f"{row.test.get('test', '')}, {_p_value(row.test.get('p'))}{_seen(row.test)}"
+        )
         before, after = _estimate(row.before, " "), _estimate(row.after, " ")
         cells = [row.task, row.slice_name, row.metric, before, after, row.change, test, row.n]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
@@ -224,6 +227,20 @@ def _three_digits(value: float) -> str:
     if 999.5 <= value < 1e6:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".") if 0.001 <= value < 1e6 else f"{value:.1e}"
+
+
+def _seen(test: Mapping[str, Any]) -> str:
+    """What a test that found nothing would have found; what else it is by the adjusted p.
+
+    >>> _seen({"p": 1.0, "detectable": 0.26}), _seen({"p": 0.03, "q": 0.2}), _seen({"p": 0.001, "q": 0.002})
+    (' (a change of 0.260 would have shown)', ' (adjusted p = 0.200)', '')
+    """
+    p, q, detectable = (test.get(key) for key in ("p", "q", "detectable"))
+    if p is None:
+        return ""
+    if p >= _LEVEL:
+        return "" if detectable is None else f" (a change of {_number(detectable)} would have shown)"
+    return f" (adjusted {_p_value(q)})" if q is not None and q >= _LEVEL else ""
 
 
 def _p_value(p: float | None) -> str:

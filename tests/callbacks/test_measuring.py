@@ -23,7 +23,8 @@ from hotfix.data import HotfixDataModule
 from hotfix.metrics import ExampleMetric, PassAtK, Perplexity, Record, RecordMean, RecordRate, TokenMean
 from hotfix.metrics.base import Kind
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
-from hotfix.report.statistics import compare_paired, mean_interval, rate_interval
+from hotfix.report.paired import compare_paired
+from hotfix.report.statistics import mean_interval, rate_interval
 from hotfix.tasks import Example, Slice, Subject, Task
 from hotfix.types import Split
 

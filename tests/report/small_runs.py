@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hotfix.report.paired import compare_paired
 from hotfix.report.results import to_json, write_records
-from hotfix.report.statistics import compare_paired, mean_interval
+from hotfix.report.statistics import mean_interval
 
 __all__ = ["HOSTILE", "make_run"]
 

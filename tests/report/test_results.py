@@ -19,6 +19,8 @@ from hotfix.errors import DataError, StorageError
 from hotfix.report import Comparison, Estimate, Results, collect_machine, collect_versions, load_results, write_records
 from hotfix.report.results import to_json
 
+UNDEFINED = dict.fromkeys(("difference", "low", "high", "detectable"))
+
 
 def filled() -> Results:
     results = Results("demo", seed=7, machine={"accelerator": "none"})
@@ -45,7 +47,7 @@ def test_written_file_has_the_layout_and_reads_back(tmp_path: Path) -> None:
     assert content["tasks"]["zebra"]["held_out"] == {
         "before": {"p_fixed": {"value": 0.25, "n": 4, "low": 0.1, "high": 0.5}},
         "after": {"p_fixed": {"value": 0.75, "n": 4, "low": None, "high": None}},
-        "tests": {"p_fixed": {"test": "exact McNemar", "p": 0.5, "effect": 0.5}},
+        "tests": {"p_fixed": {"test": "exact McNemar", "p": 0.5, "effect": 0.5, **UNDEFINED, "q": 0.5}},
     }
     assert content["seconds"] == {"train": 1.5, "test": 2}
     assert content["machine"]["accelerator"] == "none"
@@ -60,7 +62,7 @@ def test_groups_stand_beside_what_they_are_part_of() -> None:
     assert part["groups"] == {
         "api": {
             "before": {"buggy_rate": {"value": 1.0, "n": 1, "low": 0.2, "high": 1.0}},
-            "tests": {"buggy_rate": {"test": "exact McNemar", "p": 1.0, "effect": 0.0}},
+            "tests": {"buggy_rate": {"test": "exact McNemar", "p": 1.0, "effect": 0.0, **UNDEFINED, "q": 1.0}},
         }
     }
     assert "groups" not in filled().to_dict()["tasks"]["ant"]["all"]

@@ -13,9 +13,10 @@ import pytest
 from small_runs import make_run
 
 from hotfix.errors import DataError
+from hotfix.report.paired import compare_paired
 from hotfix.report.records import load_records, metric_value
 from hotfix.report.seeds import crossed_interval, seed_interval
-from hotfix.report.statistics import compare_paired, rate_interval
+from hotfix.report.statistics import rate_interval
 from hotfix.report.study import ArmRuns, load_run, study_table
 from hotfix.report.study_table import study_markdown, study_tables
 from hotfix.report.tables import render
