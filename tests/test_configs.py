@@ -20,6 +20,10 @@ DATA = [c for c in CONFIGS if c.startswith("configs/data/")]
 STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
 RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
+EDITORS = (
+    "ft_m",
+    "ultra_edit",
+)
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, object]:
@@ -36,11 +40,12 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == 10 + len(OBJECTIVES) + len(DATA) + len(STUDIES)
+    assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(STUDIES)
+    assert len(OVERLAYS) == 5
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
     assert len(DATA) == 6
-    named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online")}
+    named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", *EDITORS)}
     assert {"configs/lora.yaml", SMOKE, *named} == set(RECIPES)
 
 
@@ -100,8 +105,10 @@ def test_every_arm_of_a_study_is_read(config: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_first_comment_says_how_to_run_it(config: str) -> None:
-    comment = [line for line in (ROOT / config).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    verb = "compare" if config in STUDIES else "fit"
+    text = (ROOT / config).read_text(encoding="utf-8")
+    comment = [line for line in text.splitlines() if line.startswith("#")]
+    edits = "class_path: hotfix.modules.Edit\n" in text
+    verb = "compare" if config in STUDIES else "edit" if edits else "fit"
     assert any(line.strip("# ").startswith(f"hotfix {verb} --config") and config in line for line in comment)
 
 

@@ -1,6 +1,13 @@
 """How to rewrite a model without a training run; one file a method."""
 
-from hotfix.editors.base import Background, Editor, WeightEditor
+from hotfix.editors.alpha_edit import AlphaEdit
+from hotfix.editors.base import Background, Editor, Remembered, WeightEditor
+from hotfix.editors.emmet import EMMET
 from hotfix.editors.fine_tuning import FT
+from hotfix.editors.memit import MEMIT
+from hotfix.editors.pmet import PMET
+from hotfix.editors.rome import ROME
+from hotfix.editors.ultra_edit import UltraEdit
+from hotfix.editors.values import Search
 
-__all__ = ["FT", "Background", "Editor", "WeightEditor"]
+__all__ = ["AlphaEdit", "Background", "EMMET", "Editor", "FT", "MEMIT", "PMET", "ROME", "Remembered", "Search", "UltraEdit", "WeightEditor"]

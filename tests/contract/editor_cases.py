@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from hotfix.editors import FT, Editor
+from hotfix.editors import EMMET, FT, MEMIT, PMET, ROME, AlphaEdit, Editor, Search, UltraEdit
 
 __all__ = ["CASES", "Case"]
 
@@ -17,14 +17,24 @@ class Case(NamedTuple):
         make: a fresh one.
         learns: whether a target of one token is likelier after the edit.
         sequential: whether it takes earlier edits.
+        passes: how many forward passes it makes at least.
     """
 
     make: Callable[[], Editor]
     learns: bool = True
     sequential: bool = True
+    passes: int = 4
 
 
+SEARCH = Search(steps=4, prefixes=2, others=2)
 CASES: Mapping[str, tuple[type[Editor], Case]] = {
     "ft-m": (FT, Case(lambda: FT([1], radius=None, learning_rate=1e-2))),
     "ft-l": (FT, Case(lambda: FT([0, 1], radius=1e-2, learning_rate=1e-2, loss_at="prompt"))),
+    "rome": (ROME, Case(lambda: ROME([1], SEARCH))),
+    "rome-paper": (ROME, Case(lambda: ROME([0], SEARCH, protocol="paper", window=2))),
+    "emmet": (EMMET, Case(lambda: EMMET([1], SEARCH, window=3))),
+    "memit": (MEMIT, Case(lambda: MEMIT([0, 1], SEARCH))),
+    "pmet": (PMET, Case(lambda: PMET([0, 1], SEARCH))),
+    "alpha-edit": (AlphaEdit, Case(lambda: AlphaEdit([0, 1], SEARCH, threshold=0.5))),
+    "ultra-edit": (UltraEdit, Case(lambda: UltraEdit([0, 1], eta=1e-2), passes=1)),
 }

@@ -23,6 +23,11 @@ OTHER = EditRequest("3", "reverse a list:", " xs.reverse()", ("turn a list aroun
 TOKENIZER = tiny_tokenizer()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTFIX_CACHE", str(tmp_path / "cache"))
+
+
 def background() -> Background:
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(256, (40,), generator=generator).tolist() for _ in range(12)]
@@ -91,7 +96,7 @@ def test_an_error_leaves_the_model_as_it_was(case: Case, monkeypatch: pytest.Mon
     def failing(self: nn.Module, states: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls > 3:
+        if calls >= case.passes:
             raise RuntimeError("out of memory")
         return forward(self, states)
 
