@@ -24,14 +24,17 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.quality import find_problems
 from hotfix.data.quality_table import told
 from hotfix.errors import ConfigError, DataError, HotfixError, PatchError
+from hotfix.modules import Edit
 from hotfix.parser import HotfixParser, root_cause
+from hotfix.report.gates import parse_gates
 from hotfix.trainer import HotfixTrainer
 
-__all__ = ["HotfixCLI", "main"]
+__all__ = ["HotfixCLI", "main", "repeated"]
 
 log = logging.getLogger(__name__)
 # Findings that a fit logs one by one.
 _TOLD = 10
+_REPEATED = re.compile(r"^(--paraphrase|--neighbour)(?==|$)")
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
 _QUIET = (
     # Lightning can't know that our loader needs no workers.
@@ -39,7 +42,8 @@ _QUIET = (
     ".*is_gradient_checkpointing.*",
     # Tasks measure with the validation pairs when `hotfix validate` asks for it.
     ".*but have no `val_dataloader`.*",
-    # Online hotfixing trains nothing.
+    # Online hotfixing and editing train nothing.
+    ".*`max_epochs` was not set.*",
     ".*`LightningModule.configure_optimizers` returned `None`.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
@@ -63,6 +67,13 @@ class HotfixCLI(LightningCLI):
             type=Literal["error", "warn", "off"],
             help="before a fit, refuse rows with errors and warn of the rest; only warn; or don't look",
         )
+        parser.add_argument(
+            "--gate",
+            default=None,
+            type=str | list[str] | None,
+            help="what the patch has to hold, as 'humaneval.pass@1 >= base - 0.015', or 'surely ...' where the "
+            "interval has to; the exit status is 1 where one fails. Kept with the patch; hotfix test looks at it again",
+        )
         # Before the tasks: they measure the state that it puts back.
         parser.add_lightning_class_args(Until, "until")
         parser.add_lightning_class_args(Measure, "measure")
@@ -72,13 +83,19 @@ class HotfixCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  a list or a mapping
         """Read the configuration, and refuse a checkpoint that isn't there."""
-        super().parse_arguments(parser, args)
+        if args is None:
+            self.config = parser.parse_args(repeated(sys.argv[1:]))
+        else:
+            super().parse_arguments(parser, repeated(args) if isinstance(args, list) else args)
         _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
         """Give the run its folder."""
         config = self.config[self.subcommand]
         name = config.name or _stem(config.get("config")) or "run"
+        if config.get("prompt") is not None:
+            # One edit by hand must not take the place of the recipe's run.
+            name = f"{name}-one"
         root = Path(config.trainer.default_root_dir or f"runs/{name}")
         config.trainer.default_root_dir = str(root)
         config.checkpoint.folder = config.checkpoint.folder or str(root / "checkpoints")
@@ -104,7 +121,9 @@ class HotfixCLI(LightningCLI):
         """Add the callbacks that every run has."""
         config = self.config[self.subcommand]
         # The run folder first: the state that an interrupt saves holds the step that it has counted.
-        own: list[Callback] = [RunFolder(self._run_name, self._resolved(), config.seed_everything), Interrupt()]
+        gates = parse_gates(config.gate)
+        folder = RunFolder(self._run_name, self._resolved(), config.seed_everything, gates)
+        own: list[Callback] = [folder, Interrupt()]
         own.append(Predictions())
         if config.trainer.enable_progress_bar is not False:
             own.append(RichProgressBar())
@@ -113,6 +132,11 @@ class HotfixCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Look at the rows before anything expensive starts."""
+        if isinstance(self.model, Edit):
+            raise ConfigError(
+                "model.class_path is Edit, which has nothing to train; run the same with hotfix edit in place of "
+                "hotfix fit"
+            )
         how = self.config["fit"].check
         if how == "off":
             return
@@ -136,11 +160,39 @@ class HotfixCLI(LightningCLI):
         """End as an interrupted program does: what follows it in a script must not take the run for whole."""
         if RunFolder.of(self.trainer).stopped_early:
             raise KeyboardInterrupt
+        self._end()
+
+    def after_edit(self) -> None:
+        """Let the exit status say whether the gates hold."""
+        self._end()
+
+    def after_test(self) -> None:
+        """Let the exit status say whether the gates hold."""
+        self._end()
+
+    def after_validate(self) -> None:
+        """Let the exit status say whether the gates hold."""
+        self._end()
+
+    def _end(self) -> None:
+        if not all(verdict.holds for verdict in RunFolder.of(self.trainer).verdicts):
+            sys.exit(1)
 
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""
         parser = self._parser(self.subcommand)
         return str(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
+
+
+def repeated(words: list[str]) -> list[str]:
+    """Let the options of one edit be given more than once: each adds to a list.
+
+    >>> repeated(["edit", "--paraphrase", "a", "--paraphrase=b"]), repeated(["fit", "--paraphrase", "a"])
+    (['edit', '--paraphrase+', 'a', '--paraphrase+=b'], ['fit', '--paraphrase', 'a'])
+    """
+    if words[:1] != ["edit"]:
+        return words
+    return [_REPEATED.sub(r"\1+", word) for word in words]
 
 
 def main(arguments: list[str] | None = None) -> None:

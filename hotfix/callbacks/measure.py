@@ -106,6 +106,7 @@ class Measure(Callback):
             with folder.results.timed("hotfix"):
                 data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
                 pl_module.hotfix(data, root, partial(task_progress, trainer=trainer))
+            folder.results.add_edit(pl_module.made())
             self._run(trainer, pl_module, "test", "after")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,9 +159,9 @@ class Measure(Callback):
         share = sum(len(range(trainer.global_rank, len(m.part.examples), trainer.world_size)) for m in slices)
         with task_progress(f"{name} {when}", share, trainer) as progress:
             for measured in slices:
-                alone = {"alone": pl_module.alone} if when == "after" else {}
+                alone = pl_module.alone if when == "after" and pl_module.apart else None
                 subject = Subject(
-                    pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress, **alone
+                    pl_module.policy, pl_module.tokenizer, pl_module.reference, self.seed, progress, alone
                 )
                 if when == "after" and isinstance(pl_module, Online) and measured.same_prompts:
                     log.info("%s/%s: the prompts are as before, and so is what is written", name, measured.part.name)
@@ -224,7 +225,7 @@ def _plan(
         hotfixed = data.rewritten(pl_module.rewrite, pl_module.preambles(data.pairs("train")))
     found: dict[str, list[_Measured]] = {}
     for name, task in tasks.items():
-        before = task.slices(data, split)
+        before = task.slices(pl_module.view(data), split)
         after = before if hotfixed is data else task.slices(hotfixed, split)
         _check_same(name, before, after)
         found[name] = [_Measured(*parts) for parts in zip(before, after, strict=True)]

@@ -14,13 +14,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from hotfix.atomic import atomic_write
+from hotfix.data.edit_data import EditData
 from hotfix.errors import HotfixError
 from hotfix.modules.base import HotfixModule
 from hotfix.patches import save_patch
+from hotfix.report.gates import Gate, Verdict, judge, parse_gates
 from hotfix.report.page import run_page
 from hotfix.report.results import Results, collect_versions, write_records
 from hotfix.report.tables import before_after_table, render
 from hotfix.tasks import Example
+from hotfix.types import SPLITS
 
 __all__ = ["RunFolder", "data_digest"]
 
@@ -36,14 +39,19 @@ class RunFolder(Callback):
         name: of the run.
         config: its resolved configuration, YAML.
         seed: of the run.
+        gates: conditions on what is measured; a loaded patch brings its own where none are given.
     """
 
-    def __init__(self, name: str = "run", config: str = "", seed: int | None = None) -> None:
+    def __init__(
+        self, name: str = "run", config: str = "", seed: int | None = None, gates: Sequence[Gate] = ()
+    ) -> None:
         self.name = name
         self.config = config
         self.results = Results(name, seed)
         self.records: Mapping[str, tuple[Sequence[Example], Mapping[Any, Sequence[Mapping[str, Any]]]]] = {}
         self.stopped_early = False
+        self.gates = tuple(gates)
+        self.verdicts: list[Verdict] = []
         self._losses: deque[float] = deque(maxlen=_LAST_STEPS)
         self._parts: list[float] = []
         self._seconds = 0.0
@@ -145,10 +153,14 @@ class RunFolder(Callback):
         if not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
+        gates = self.gates or (parse_gates(pl_module.gates()) if isinstance(pl_module, HotfixModule) else ())
+        self.verdicts = judge(gates, self.results.to_dict())
+        self.results.add_gates(self.verdicts)
         results = self.results.to_dict()
         patch = None
         if whole and isinstance(pl_module, HotfixModule):
             patch = pl_module.make_patch(
+                gates=tuple(gate.text for gate in gates),
                 config_digest=_digest(self.config),
                 data_digest=data_digest(trainer),
                 versions=collect_versions(),
@@ -168,6 +180,8 @@ class RunFolder(Callback):
         console = console if console.is_terminal else Console(width=100)
         if results["tasks"]:
             console.print(before_after_table(results, console.width))
+        for verdict in self.verdicts:
+            console.print(f"{'holds' if verdict.holds else 'FAILS'}: {verdict.gate} ({verdict.found})", markup=False)
         made = (
             {"results": "results.json"}
             | ({"patch": "patch"} if patch else {})
@@ -188,8 +202,12 @@ class RunFolder(Callback):
 
 
 def data_digest(trainer: Trainer) -> str:
-    """Digest the pairs that were trained on."""
-    pairs = trainer.datamodule.pairs("train")  # type: ignore[attr-defined]
+    """Digest the pairs that were trained on; of a data set of edits, all of them."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, EditData):
+        requests = [request for split in SPLITS for request in data.requests(split)]
+        return _digest("\n".join(f"{r.id}\0{r.prompt}\0{r.target}\0{r.paraphrases}\0{r.neighbours}" for r in requests))
+    pairs = data.pairs("train")
     return _digest("\n".join(f"{p.id}\0{p.prefix}\0{p.buggy}\0{p.fixed}\0{p.suffix}" for p in pairs))
 
 

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
-from hotfix.callbacks.conditions import Condition, Rank, parse_conditions, rank
 from hotfix.callbacks.quantities import Quantities
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.errors import ConfigError
 from hotfix.modules import HotfixModule
+from hotfix.report.conditions import Condition, Rank, parse_conditions, rank
 
 __all__ = ["Until", "time_factor"]
 

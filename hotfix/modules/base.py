@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -73,9 +73,26 @@ class HotfixModule(LightningModule):
             progress: takes a label and a total, and yields what is told how much has been done.
         """
 
+    def made(self) -> Mapping[str, object]:
+        """Return facts about the making, for results.json, once `hotfix` is done."""
+        return {}
+
+    def view(self, data: HotfixDataModule) -> HotfixDataModule:
+        """Return the data as tasks have to see it."""
+        return data
+
+    @property
+    def apart(self) -> bool:
+        """Whether each example has a hotfix of its own, which `alone` puts on."""
+        return False
+
     def alone(self, example: str) -> AbstractContextManager[None]:
         """Context in which the model has only the hotfix of one example on, where each is tried by itself."""
         return nullcontext()
+
+    def gates(self) -> tuple[str, ...]:
+        """Return the conditions that a loaded patch was made to hold."""
+        return ()
 
     def rewrite(self, pair: CodePair) -> CodePair:
         """Return the pair as the hotfixed model is prompted with it: unchanged, where weights are what changes."""

@@ -175,6 +175,10 @@ class FineTune(HotfixModule):
             torch.set_rng_state(self._rng)
             self._rng = None
 
+    def gates(self) -> tuple[str, ...]:
+        """See `HotfixModule`."""
+        return () if self._patch is None else tuple(self._patch.provenance.gates)
+
     def make_patch(self, **provenance: Any) -> Patch:  # noqa: ANN401  fields of Provenance
         """Return what was trained as a patch."""
         described = Provenance(

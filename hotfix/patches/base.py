@@ -30,6 +30,7 @@ class Provenance:
         data_digest: of the pairs it was made from.
         versions: of the libraries.
         results: measured before and after, as in results.json.
+        gates: conditions on what is measured, which the patch was made to hold.
         base_bits: what the base has to be quantised to; None leaves it as it is.
     """
 
@@ -41,6 +42,7 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     base_bits: Bits | None = None
+    gates: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -1,9 +1,10 @@
 """``results.json``: what a run measured before and after, with intervals, tests, times, versions and machine.
 
-    {"hotfix": version, "name": ..., "seed": ..., "train": {fact},
+    {"hotfix": version, "name": ..., "seed": ..., "train": {fact}, "edit": {fact},
      "tasks": {task: {slice: {"before": {metric: {value, n, low, high}}, "after": {...},
                               "tests": {metric: {test, p, effect, difference, low, high, detectable, q}},
                               "groups": {group: {"before", "after", "tests" as above}}}}},
+     "gates": [{gate, holds, found}], where any are set,
      "seconds": {phase: s}, "versions": {package: version}, "machine": {...}}
 
 Tasks, slices, metrics, groups (where a slice reports any) and phases keep the order in which they came; the other keys
@@ -28,6 +29,7 @@ import numpy as np
 
 from hotfix.atomic import atomic_file, atomic_write
 from hotfix.errors import DataError
+from hotfix.report.gates import Verdict
 from hotfix.report.paired import Comparison, false_discovery_rates
 from hotfix.report.statistics import Estimate
 
@@ -189,12 +191,18 @@ class Results:
         self._name, self._seed = name, seed
         self._machine = dict(machine or {})
         self._train: dict[str, object] = {}
+        self._edit: dict[str, object] = {}
         self._tasks: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
         self._seconds: dict[str, float] = {}
+        self._gates: list[dict[str, object]] = []
 
     def add_train(self, facts: Mapping[str, object]) -> None:
         """Add facts about the training, such as steps and final losses."""
         self._train.update(facts)
+
+    def add_edit(self, facts: Mapping[str, object]) -> None:
+        """Add facts about the editing, such as seconds and memory an edit; without any, the file has no ``edit``."""
+        self._edit.update(facts)
 
     def add(self, task: str, slice_name: str, when: When, estimates: Mapping[str, Estimate]) -> None:
         """Add estimates by metric, measured before or after."""
@@ -217,6 +225,10 @@ class Results:
         for group, found in by_group.items():
             own = parts.setdefault("groups", {}).setdefault(group, {})
             own.setdefault(part, {}).update(found)  # type: ignore[attr-defined]
+
+    def add_gates(self, verdicts: Iterable[Verdict]) -> None:
+        """Say which conditions hold."""
+        self._gates = [dict(verdict._asdict()) for verdict in verdicts]
 
     def _part(self, task: str, slice_name: str, part: str) -> dict[str, object]:
         parts = self._tasks.setdefault(task, {}).setdefault(slice_name, {"before": {}, "after": {}, "tests": {}})
@@ -247,7 +259,9 @@ class Results:
                 "name": self._name,
                 "seed": self._seed,
                 "train": dict(sorted(self._train.items())),
+                **({"edit": dict(sorted(self._edit.items()))} if self._edit else {}),
                 "tasks": self._tasks,
+                **({"gates": self._gates} if self._gates else {}),
                 "seconds": {phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
                 "versions": collect_versions(),
                 "machine": dict(sorted({**collect_machine(), **self._machine}.items())),

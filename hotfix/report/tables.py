@@ -19,8 +19,12 @@ __all__ = ["before_after_table", "better_direction", "markdown_table", "render"]
 
 _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
     {
+        "bleu": 1,
+        "broken_rate": -1,
         "buggy_rate": -1,
         "buggy_substring_rate": -1,
+        "em": 1,
+        "em_all": 1,
         "exposure": -1,
         "extracted_rate": -1,
         "fixed_rate": 1,
@@ -29,6 +33,7 @@ _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
         "kl_worst": -1,
         "leak_rate": -1,
         "leaks_per_completion": -1,
+        "log_prob": 1,
         "neither_rate": 0,
         "p_buggy": -1,
         "p_buggy_at_edit": -1,
@@ -38,6 +43,8 @@ _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
         "planted_rate": -1,
         "prefers_fixed": 1,
         "rank": 1,
+        "rouge_l": 1,
+        "token_accuracy": 1,
         "unchanged_rate": 1,
     }
 )

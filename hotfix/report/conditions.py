@@ -14,7 +14,7 @@ __all__ = ["Condition", "Rank", "parse_conditions", "rank"]
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _CONDITION = re.compile(
-    rf"\s*(?P<quantity>\w+)\s*(?P<sign><=|>=)\s*"
+    rf"\s*(?P<quantity>[\w.@-]+)\s*(?P<sign><=|>=)\s*"
     rf"(?:(?P<number>-?{_NUMBER})|(?:(?P<factor>{_NUMBER})\s*\*\s*)?base(?:\s*(?P<offset>[+-]\s*{_NUMBER}))?)\s*"
 )
 

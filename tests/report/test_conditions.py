@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from hotfix.callbacks.conditions import Condition, Rank, parse_conditions, rank
 from hotfix.errors import ConfigError
+from hotfix.report.conditions import Condition, Rank, parse_conditions, rank
 
 
 @pytest.mark.parametrize(
