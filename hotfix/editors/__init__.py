@@ -10,4 +10,17 @@ from hotfix.editors.rome import ROME
 from hotfix.editors.ultra_edit import UltraEdit
 from hotfix.editors.values import Search
 
-__all__ = ["AlphaEdit", "Background", "EMMET", "Editor", "FT", "MEMIT", "PMET", "ROME", "Remembered", "Search", "UltraEdit", "WeightEditor"]
+__all__ = [
+    "EMMET",
+    "FT",
+    "MEMIT",
+    "PMET",
+    "ROME",
+    "AlphaEdit",
+    "Background",
+    "Editor",
+    "Remembered",
+    "Search",
+    "UltraEdit",
+    "WeightEditor",
+]

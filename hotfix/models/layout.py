@@ -17,6 +17,7 @@ __all__ = [
     "attention_output",
     "feed_forward_output",
     "find_blocks",
+    "lower_blocks",
     "lowest_trained_block",
     "upper_blocks",
 ]
@@ -74,6 +75,18 @@ def upper_blocks(decoder: nn.Module, first: int) -> Iterator[None]:
     place = find_blocks(decoder)
     whole = place.blocks
     setattr(place.parent, place.name, whole[first:])
+    try:
+        yield
+    finally:
+        setattr(place.parent, place.name, whole)
+
+
+@contextmanager
+def lower_blocks(decoder: nn.Module, count: int) -> Iterator[None]:
+    """Run only the decoder's first `count` blocks, when nothing above is looked at."""
+    place = find_blocks(decoder)
+    whole = place.blocks
+    setattr(place.parent, place.name, whole[:count])
     try:
         yield
     finally:

@@ -1,0 +1,85 @@
+"""One closed form for ROME, EMMET, MEMIT, AlphaEdit and PMET: which change of a matrix gives keys new values.
+
+Among all changes of W [O, D] it is the one that minimises
+
+    |R - dW K|^2 + mu tr(dW C dW^T)      K [D, r]: keys; R [O, r]: what they are to gain; C [D, D]: of ordinary keys
+
+and it is dW = R (mu I + K^T C^-1 K)^-1 K^T C^-1. With a factor of C computed once, an edit costs O(D^2 r), not O(D^3).
+MEMIT (https://arxiv.org/abs/2210.07229, eq. 14) has its lambda for mu; EMMET (https://arxiv.org/abs/2403.14236) and
+ROME (https://arxiv.org/abs/2202.05262, eq. 2; r = 1) let mu go to 0; AlphaEdit (https://arxiv.org/abs/2410.02355, eq.
+12) has a projector in the place of C^-1. Keys of earlier edits are columns of K that are to gain nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Factors", "LinearMap", "by_cholesky", "by_projector", "closed_form"]
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+class Factors(NamedTuple):
+    """A change of rank r: `left @ right`.
+
+    Attributes:
+        left: float32 [O, r].
+        right: float32 [r, D].
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+def by_cholesky(factor: Tensor) -> LinearMap:
+    """Return K -> C^-1 K for C = L L^T: [D, D], then float64 [D, r] -> [D, r].
+
+    >>> by_cholesky(torch.tensor([[2.0]]))(torch.tensor([[8.0]]).double())
+    tensor([[2.]], dtype=torch.float64)
+    """
+    return lambda keys: torch.cholesky_solve(keys, factor.double())
+
+
+def by_projector(basis: Tensor) -> LinearMap:
+    """Return K -> U U^T K for an orthonormal basis U: [D, m], then float64 [D, r] -> [D, r].
+
+    >>> by_projector(torch.tensor([[1.0], [0.0]]))(torch.tensor([[3.0], [4.0]]).double())
+    tensor([[3.],
+            [0.]], dtype=torch.float64)
+    """
+    wide = basis.double()
+    return lambda keys: wide @ (wide.T @ keys)
+
+
+def closed_form(
+    inverse: LinearMap, keys: Tensor, gain: Tensor, mu: float, kept: Tensor | None = None, relative: bool = False
+) -> Factors:
+    """Return the change that gives keys new values, solved in float64.
+
+    Args:
+        inverse: K -> C^-1 K in float64; see the module.
+        keys: K [D, r].
+        gain: R [O, r], by how much the values at the keys are to change.
+        mu: how dear it is to change what ordinary keys give; 0 fits the keys exactly.
+        kept: keys whose values are to stay, [D, p].
+        relative: whether mu is in units of the mean of k^T C^-1 k over the keys.
+
+    >>> one = closed_form(lambda k: k, torch.tensor([[2.0]]), torch.tensor([[6.0]]), mu=0)
+    >>> one.left @ one.right
+    tensor([[3.]])
+    """
+    count = keys.shape[1]
+    every = keys.double() if kept is None else torch.cat([keys.double(), kept.to(keys.device).double()], dim=1)
+    spread = inverse(every)
+    gram = every.T @ spread
+    gram = (gram + gram.T) / 2
+    unit = float(gram.diagonal()[:count].mean()) if relative else 1.0
+    # Two equal keys would make the matrix singular where mu is 0; this is far below what float32 keeps.
+    least = 1e-12 * float(gram.diagonal().mean())
+    gram.diagonal().add_(mu * unit + least)
+    rows = torch.linalg.solve(gram, spread.T)[:count]
+    return Factors(gain.float(), rows.float())

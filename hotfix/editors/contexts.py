@@ -1,0 +1,98 @@
+"""What stands before an edited prompt while its edit is computed, and other prompts that the edit should not move."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from hotfix.data.edits import EncodedRequest
+from hotfix.data.encode import encode_text
+from hotfix.editors.base import Background
+
+__all__ = ["Surroundings", "in_contexts", "surroundings", "windows"]
+
+
+class Surroundings(NamedTuple):
+    """Drawn from ordinary code once, the same for every request.
+
+    Attributes:
+        prefixes: token ids to put before a prompt; the first is empty.
+        others: beginnings of texts, as other prompts, each with the token that follows.
+        bos: the tokenizer's beginning-of-sequence token, which stays in front; None where it has none.
+        longest: the model's context, in tokens; None where it has no bound.
+    """
+
+    prefixes: list[list[int]]
+    others: list[EncodedRequest]
+    bos: int | None
+    longest: int | None
+
+
+def surroundings(
+    tokenizer: PreTrainedTokenizerBase,
+    background: Background,
+    prefixes: int,
+    length: int,
+    others: int,
+    longest: int | None = None,
+    seed: int = 0,
+) -> Surroundings:
+    """Draw prefixes and other prompts from the background's texts.
+
+    Args:
+        tokenizer: the model's.
+        background: with texts.
+        prefixes: how many besides the empty one.
+        length: of the longest prefix, in tokens, the line break behind it not counted.
+        others: how many other prompts.
+        longest: the model's context.
+        seed: of the choice.
+    """
+    bos = tokenizer.bos_token_id
+    rng = random.Random(seed)
+    texts = [[*text[text[0] == bos :]] for text in background.texts if len(text) > 2]
+    line = [token for token in encode_text(tokenizer, "\n").ids if token != bos]
+    found: list[list[int]] = [[]]
+    for text in rng.sample(texts, min(prefixes, len(texts))):
+        start, count = rng.randrange(len(text)), rng.randint(min(2, length), length)
+        found.append([*text[start : start + count], *line])
+    prompts = []
+    for i, text in enumerate(rng.sample(texts, min(others, len(texts)))):
+        cut = rng.randint(1, min(len(text) - 1, 4 * length))
+        front = [bos] if background.texts[0][0] == bos and bos is not None else []
+        prompts.append(EncodedRequest(f"other {i}", [*front, *text[:cut]], [text[cut]]))
+    return Surroundings(found, prompts, bos, longest)
+
+
+def in_contexts(request: EncodedRequest, around: Surroundings) -> list[EncodedRequest]:
+    """Return a request behind every prefix, by itself first; prefixes go behind a beginning-of-sequence token.
+
+    >>> around = Surroundings([[], [7, 8]], [], bos=0, longest=5)
+    >>> [r.prompt for r in in_contexts(EncodedRequest("1", [0, 1], [2]), around)]
+    [[0, 1], [0, 7, 8, 1]]
+    """
+    front = int(request.prompt[0] == around.bos)
+    room = len(request.ids) if around.longest is None else around.longest - len(request.ids)
+    kept = [prefix if around.longest is None else prefix[: max(0, room)] for prefix in around.prefixes]
+    return [
+        EncodedRequest(request.id, [*request.prompt[:front], *prefix, *request.prompt[front:]], request.target)
+        for prefix in kept
+    ]
+
+
+def windows(request: EncodedRequest, length: int | None) -> list[EncodedRequest]:
+    """Part a target into windows, each a request of its own behind all that comes before it (AnyEdit's idea).
+
+    One vector says only so much; a long target gets one for every window, at the position that predicts its first
+    token (Jiang et al. 2025, https://arxiv.org/abs/2502.05628).
+
+    >>> [(w.prompt, w.target) for w in windows(EncodedRequest("1", [1], [2, 3, 4]), 2)]
+    [([1], [2, 3]), ([1, 2, 3], [4])]
+    """
+    step = length or len(request.target)
+    return [
+        EncodedRequest(request.id, [*request.prompt, *request.target[:start]], request.target[start : start + step])
+        for start in range(0, len(request.target), step)
+    ]

@@ -1,0 +1,221 @@
+"""What ROME, EMMET, MEMIT, AlphaEdit and PMET share: search values, collect keys, solve, block after block."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hotfix.data.edits import EncodedRequest
+from hotfix.editors.base import Background, Remembered, WeightEditor
+from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_form
+from hotfix.editors.contexts import Surroundings, in_contexts, surroundings, windows
+from hotfix.editors.key_statistics import Derived, KeyStatistics
+from hotfix.editors.layers import check_blocks
+from hotfix.editors.rows import target_rows
+from hotfix.editors.values import Place, Search, search_value
+from hotfix.errors import ConfigError, DataError
+from hotfix.models.fingerprint import fingerprint
+from hotfix.models.layout import Projection, feed_forward_output, find_blocks, lower_blocks
+from hotfix.models.states import hidden_states
+from hotfix.models.trace import captured
+from hotfix.models.weights import swapped_weights
+from hotfix.patches import LowRank, WeightDelta
+from hotfix.patches.weight_delta import Change, composed
+
+__all__ = ["Layers", "LocateThenEdit", "Observed"]
+
+Layers = list[int] | Literal["auto"] | None
+_KEY = "key"
+
+
+class Observed(NamedTuple):
+    """One request in all its contexts, at the prompt's last token.
+
+    Attributes:
+        keys: what enters the matrix that is changed, float32 [C, D]; the bare prompt's first.
+        outputs: what leaves the place whose value is searched, float32 [C, H].
+    """
+
+    keys: Tensor
+    outputs: Tensor
+
+
+class LocateThenEdit(WeightEditor):
+    """Gives feed-forward output matrices new values at the keys of the prompts' last tokens.
+
+    Args:
+        layers: indices of blocks, ascending; `auto` measures which (`hotfix.editors.layers`); null is the method's own
+            choice, by depth.
+        search: of the values.
+        window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector.
+        remember: keep what the keys of earlier edits give as it is, when edits follow one another.
+    """
+
+    # With `True`, each request is solved by itself, on the weights that the earlier ones left.
+    one_by_one: ClassVar[bool] = False
+    written: ClassVar[str] = "block"
+
+    def __init__(self, layers: Layers, search: Search, window: int | None, remember: bool) -> None:
+        if window is not None and window < 1:
+            raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, or null")
+        self.layers = layers
+        self.search = search
+        self.window = window
+        self.remember = remember
+        self._statistics = KeyStatistics()
+
+    def changes(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EncodedRequest],
+        background: Background,
+        previous: WeightDelta | None,
+    ) -> Remembered:
+        """Search the values, and solve for the weights."""
+        if not any(len(text) > 2 for text in background.texts):
+            raise DataError(
+                f"{type(self).__name__} has to know what ordinary code looks like to the model, but there is no text",
+                hint="set data.init_args.retain (stdlib, or a JSON Lines file) and retain_count",
+            )
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        s = self.search
+        around = surroundings(tokenizer, background, s.prefixes, s.prefix_length, s.others, longest, s.seed)
+        with _base(previous, model):
+            blocks = self.blocks(model, around, background)
+            factors = self._factors(model, blocks, background)
+        memory = dict(previous.memory) if previous is not None else {}
+        found: dict[str, Change] = {}
+        for group in self._groups(requests):
+            with wearing(model, found):
+                made = self._solve(model, blocks, factors, group, around, memory)
+            found = composed(found, made.changes)
+            memory = dict(made.memory)
+        return Remembered(found, memory)
+
+    def blocks(self, model: PreTrainedModel, around: Surroundings, background: Background) -> list[int]:
+        """Return which blocks are changed, ascending; the last is where values are searched."""
+        count = len(find_blocks(model.get_decoder()).blocks)
+        if isinstance(self.layers, list):
+            return check_blocks(self.layers, count)
+        return self.usual_blocks(count)
+
+    @abstractmethod
+    def usual_blocks(self, count: int) -> list[int]:
+        """Return the method's own choice, by depth, for a decoder of so many blocks."""
+
+    @abstractmethod
+    def derived(self) -> Derived:
+        """Return what the method makes of the keys' second moments."""
+
+    @abstractmethod
+    def strength(self, width: int) -> tuple[float, bool]:
+        """Return mu, and whether it is relative, for keys of a width; see `closed_form`."""
+
+    def inverse(self, factor: Tensor) -> LinearMap:
+        """Return what stands for C^-1."""
+        return by_cholesky(factor)
+
+    def place(self, model: PreTrainedModel, block: int) -> Place:
+        """Return where vectors are added; `written` names the one whose value the weights have to give."""
+        return Place(block, {"block": find_blocks(model.get_decoder()).blocks[block]})
+
+    def share(self, left: int) -> float:
+        """Return the part of the missing value that the first of `left` blocks takes over."""
+        return 1 / left
+
+    def key(self, seen: Observed) -> Tensor:
+        """Return a request's key, [D]: half the bare prompt's, half the mean over the prefixes (MEMIT)."""
+        return (seen.keys[0] + seen.keys[1:].mean(0)) / 2 if len(seen.keys) > 1 else seen.keys[0]
+
+    def current(self, seen: Observed) -> Tensor:
+        """Return what the place puts out now, [H]."""
+        return seen.outputs[0]
+
+    def solution(self, inverse: LinearMap, seen: Sequence[Observed], gain: Tensor, kept: Tensor | None) -> Factors:
+        """Return the change of one matrix: R [O, r] -> factors."""
+        keys = torch.stack([self.key(one) for one in seen], dim=1)
+        mu, relative = self.strength(len(keys))
+        return closed_form(inverse, keys, gain, mu, kept, relative)
+
+    def _groups(self, requests: Sequence[EncodedRequest]) -> Iterator[list[EncodedRequest]]:
+        """Yield what is solved together, parted into windows."""
+        groups = [[request] for request in requests] if self.one_by_one else [list(requests)]
+        for group in groups:
+            yield [part for request in group for part in windows(request, self.window)]
+
+    def _factors(self, model: PreTrainedModel, blocks: Sequence[int], background: Background) -> dict[int, Tensor]:
+        base = fingerprint(cast("nn.Module", model))
+        return self._statistics.factors(model, base, blocks, background.texts, self.derived())
+
+    def _solve(
+        self,
+        model: PreTrainedModel,
+        blocks: Sequence[int],
+        factors: Mapping[int, Tensor],
+        requests: Sequence[EncodedRequest],
+        around: Surroundings,
+        memory: Mapping[str, Tensor],
+    ) -> Remembered:
+        """Bring the requests' values about, a share in every block; each block sees what those below it did."""
+        place = self.place(model, blocks[-1])
+        values = [search_value(model, place, request, around, self.search) for request in requests]
+        targets = torch.stack([value.target(self.written) for value in values], dim=1)  # [H, r]
+        found: dict[str, Change] = {}
+        remembered = dict(memory)
+        for i, block in enumerate(blocks):
+            projection = feed_forward_output(model, block)
+            with wearing(model, found):
+                seen = [observed(model, projection, place, self.written, r, around) for r in requests]
+            now = torch.stack([self.current(one) for one in seen], dim=1)
+            gain = (targets - now) * self.share(len(blocks) - i)
+            kept = memory.get(projection.name) if self.remember else None
+            found[projection.name] = stored(projection, self.solution(self.inverse(factors[block]), seen, gain, kept))
+            if self.remember:
+                keys = torch.stack([self.key(one) for one in seen], dim=1).cpu()
+                remembered[projection.name] = keys if kept is None else torch.cat([kept, keys], dim=1)
+        return Remembered(found, remembered)
+
+
+@torch.no_grad()
+def observed(
+    model: PreTrainedModel,
+    projection: Projection,
+    place: Place,
+    written: str,
+    request: EncodedRequest,
+    around: Surroundings,
+) -> Observed:
+    """Look at a request in all its contexts."""
+    rows = target_rows(in_contexts(request, around), model.device)
+    every = torch.arange(len(rows.last), device=rows.last.device)
+    with (
+        lower_blocks(model.get_decoder(), place.block + 1),
+        captured({_KEY: projection.module}, "input") as entering,
+        captured({written: place.modules[written]}, "output") as leaving,
+    ):
+        hidden_states(cast("nn.Module", model), rows.rows)
+    return Observed(entering[_KEY][every, rows.last].float(), leaving[written][every, rows.last].float())
+
+
+def stored(projection: Projection, factors: Factors) -> LowRank:
+    """Return a change of a matrix [O, D] as its model holds it."""
+    left, right = factors
+    return LowRank(right.T.contiguous(), left.T.contiguous()) if projection.transposed else LowRank(left, right)
+
+
+def wearing(model: PreTrainedModel, changes: Mapping[str, Change]) -> AbstractContextManager[None]:
+    """Context in which the model has some changes on, in its own precision."""
+    own = dict(cast("nn.Module", model).named_parameters())
+    new = {n: c.added_to(own[n]) if isinstance(c, LowRank) else c.to(own[n].dtype) for n, c in changes.items()}
+    return swapped_weights(cast("nn.Module", model), new)
+
+
+def _base(previous: WeightDelta | None, model: PreTrainedModel) -> AbstractContextManager[None]:
+    return nullcontext() if previous is None else previous.reference(cast("nn.Module", model))
