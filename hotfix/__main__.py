@@ -17,6 +17,7 @@ Patch a code language model's behaviour in minutes, reversibly and with proof.
 
 commands:
   fit        train a patch on pairs of buggy and fixed code; measure before and after
+  edit       change what a model writes by an editor, without training; measure before and after
   validate   measure a patch or checkpoint on the validation contexts
   test       measure a patch or checkpoint on the test contexts
   predict    write what the patched model completes
@@ -28,6 +29,7 @@ start here:
   hotfix fit --config configs/lora.yaml
   hotfix fit --config configs/lora.yaml --data.init_args.train my_pairs.jsonl --trainer.default_root_dir runs/mine
   hotfix fit --config configs/lora.yaml --print_config
+  hotfix edit --config configs/recipe/ft_m.yaml --prompt 'import numpy as' --target ' np'
   hotfix COMMAND --help                        every key
   hotfix fit --model.help CLASS_PATH           the keys of a class
 """

@@ -8,7 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.rule import Rule
 
+from hotfix.callbacks import Measure, RunFolder
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.edits import EditRequest
 from hotfix.data.encode import encode_text
 from hotfix.data.preview import pair_view, text_view
 from hotfix.data.quality import Finding, find_problems
@@ -16,9 +18,14 @@ from hotfix.data.quality_table import quality_table
 from hotfix.errors import ConfigError
 from hotfix.losses import Objective
 from hotfix.modules import Edit, HotfixModule
+from hotfix.report.edit_view import edit_table, shown
+from hotfix.tasks import EditQuality, Task
 from hotfix.types import Split
 
 __all__ = ["HotfixTrainer"]
+
+# Prompts that show what else moved, where one edit is made by hand.
+_UNRELATED = 5
 
 
 class HotfixTrainer(Trainer):
@@ -60,19 +67,44 @@ class HotfixTrainer(Trainer):
         self,
         model: LightningModule,
         datamodule: HotfixDataModule,
+        prompt: str | None = None,
+        target: str | None = None,
+        paraphrase: list[str] | None = None,
+        neighbour: list[str] | None = None,
     ) -> None:
         """Edit the model by an editor, without training, and measure it before and after.
 
         Args:
             model: `hotfix.modules.Edit`, which names the editor.
             datamodule: the requests.
+            prompt: edit this one prompt in place of the data's, and show what the model writes before and after.
+            target: what it is to write behind it, with the space or line break that it starts with.
+            paraphrase: another prompt that should get the same answer; not shown to the editor. Can be repeated.
+            neighbour: a prompt whose answer should stay; not shown to the editor. Can be repeated.
         """
         if not isinstance(model, Edit):
             raise ConfigError(
                 f"model.class_path is {type(model).__name__}, which hotfix edit can't run; name hotfix.modules.Edit "
                 "and an editor, as configs/recipe/ft_m.yaml does, or use hotfix fit"
             )
+        request = _one_request(prompt, target, paraphrase or [], neighbour or [])
+        if request is not None:
+            model.edit_only(request)
+            self._measure_only_edits()
         self.fit(model, datamodule=datamodule)
+        if request is not None and self.is_global_zero and not self.interrupted:
+            self._show_edit()
+
+    def _measure_only_edits(self) -> None:
+        """Leave out the tasks that a recipe has for many edits."""
+        measure = next(c for c in self.callbacks if isinstance(c, Measure))  # type: ignore[attr-defined]
+        own: dict[str, Task] = {name: task for name, task in measure.tasks.items() if isinstance(task, EditQuality)}
+        measure.tasks = own or {"edit": EditQuality(unrelated_examples=_UNRELATED, fluency_examples=0)}
+
+    def _show_edit(self) -> None:
+        slices = {place.partition("/")[2]: records for place, (_, records) in RunFolder.of(self).records.items()}
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(Rule("what it writes", style="dim"), edit_table(shown(slices)))
 
     def check(self, model: LightningModule, datamodule: HotfixDataModule, limit: int = 20) -> list[Finding]:
         """Look for what is wrong with the rows, and print it; `hotfix check` ends with 1 where an error is found.
@@ -85,6 +117,21 @@ class HotfixTrainer(Trainer):
         found = find_problems(datamodule)
         Console().print(quality_table(found, limit))
         return found
+
+
+def _one_request(
+    prompt: str | None, target: str | None, paraphrases: list[str], neighbours: list[str]
+) -> EditRequest | None:
+    """The request of the command line, if there is one."""
+    if prompt is None and target is None and not paraphrases and not neighbours:
+        return None
+    if prompt is None or target is None:
+        missing = "--prompt" if prompt is None else "--target"
+        raise ConfigError(f"{missing} is missing: one edit needs --prompt '...' and --target '...'")
+    request = EditRequest("one", prompt, target, tuple(paraphrases), tuple(neighbours))
+    if not target.strip():
+        raise ConfigError("--target is empty; say what is to be written behind the prompt")
+    return request
 
 
 def _terms(model: LightningModule) -> list[str]:

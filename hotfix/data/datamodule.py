@@ -80,6 +80,7 @@ class HotfixDataModule(LightningDataModule):
         self.seed = seed
         self.prompt = prompt
         self.preambles: tuple[str, ...] = ()
+        self.edited: tuple[EditRequest, ...] | None = None
         self._pairs: dict[Split, list[CodePair]] = {}
         self._encoded: dict[Split, list[EncodedPair]] = {}
 
@@ -116,6 +117,12 @@ class HotfixDataModule(LightningDataModule):
             EditRequest(pair.id, pair.prefix, pair.fixed, group=pair.rule, source=pair.source)
             for pair in self.pairs(split)
         ]
+
+    def editing(self, requests: Sequence[EditRequest]) -> Self:
+        """Return the same data with what a run edits of it, as `edited`; nothing is read again."""
+        view = copy(self)
+        view.edited = tuple(requests)
+        return view
 
     def rewritten(self, rewrite: Callable[[CodePair], CodePair], preambles: Sequence[str] = ()) -> Self:
         """Return the same data with every pair rewritten; nothing is read again.

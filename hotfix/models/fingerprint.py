@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
 from torch import nn
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "known_fingerprint"]
+
+_KNOWN = "_hotfix_fingerprint"
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -20,6 +24,9 @@ def fingerprint(model: nn.Module) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    known = _base(model).__dict__.get(_KNOWN)
+    if known is not None:
+        return str(known)
     total = hashlib.sha256()
     for name, parameter in sorted(_own_parameters(model)):
         total.update(f"{name}{tuple(parameter.shape)}".encode())
@@ -30,11 +37,32 @@ def fingerprint(model: nn.Module) -> str:
     return total.hexdigest()
 
 
+@contextmanager
+def known_fingerprint(model: nn.Module, digest: str) -> Iterator[None]:
+    """Take a model's digest as read for a while, in which only patches that give the weights back are put on it.
+
+    Reading every weight for every patch of thousands would cost more than the patches.
+    """
+    base = _base(model)
+    before = base.__dict__.get(_KNOWN)
+    base.__dict__[_KNOWN] = digest
+    try:
+        yield
+    finally:
+        base.__dict__.pop(_KNOWN)
+        if before is not None:
+            base.__dict__[_KNOWN] = before
+
+
+def _base(model: nn.Module) -> nn.Module:
+    found: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
+    return found
+
+
 def _own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Parameters of the base by the name they had before peft wrapped it."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     found = []
-    for name, parameter in inner.named_parameters():
+    for name, parameter in _base(model).named_parameters():
         plain = name.replace(".base_layer.", ".")
         if not any(mark in plain for mark in (".lora_", ".ia3_", "prompt_encoder.")):
             found.append((plain, parameter))

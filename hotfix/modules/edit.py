@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from statistics import median
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +21,27 @@ from hotfix.data.edits import EditRequest
 from hotfix.data.encode import encode_text
 from hotfix.editors import Background, Editor
 from hotfix.errors import ConfigError
-from hotfix.models.fingerprint import fingerprint
+from hotfix.models.fingerprint import fingerprint, known_fingerprint
 from hotfix.models.loading import Dtype, load_causal_lm
+from hotfix.models.peak_memory import cost_of
 from hotfix.models.states import check_halves
 from hotfix.modules.base import HotfixModule, Progress
-from hotfix.patches import Patch, load_patch, worn
+from hotfix.patches import Patch, WeightDelta, load_patch, worn
 from hotfix.patches.series import PatchSeries
+from hotfix.report.results import write_records
 from hotfix.types import Split
 
 __all__ = ["Edit"]
 
 log = logging.getLogger(__name__)
+
+
+class _Made(NamedTuple):
+    """What one computation cost: a line of `edits.jsonl`."""
+
+    ids: list[str]
+    seconds: float = math.nan
+    peak_bytes: float = math.nan
 
 
 class Edit(HotfixModule):
@@ -80,6 +93,9 @@ class Edit(HotfixModule):
         self.patch_folder = patch
         self._patch: Patch | None = None
         self._series: PatchSeries | None = None
+        self._only: EditRequest | None = None
+        self._costs: list[_Made] = []
+        self._digest = ""
 
     def setup(self, stage: str) -> None:
         """Leave the training out: there is nothing to train."""
@@ -96,36 +112,64 @@ class Edit(HotfixModule):
         patch = None if self.patch_folder is None else load_patch(Path(self.patch_folder))
         base = load_causal_lm(self.model_name, self.dtype_name)
         module = cast("nn.Module", base).to(self.device).requires_grad_(requires_grad=False)
-        self.base_fingerprint = fingerprint(module)
+        self.base_fingerprint, self._dtype = fingerprint(module), base.dtype
         check_halves(module)
         self.model, self._patch = module if patch is None else patch.apply(module), patch
 
+    def edit_only(self, request: EditRequest) -> None:
+        """Edit this request in place of the data's."""
+        self._only, self.mode = request, "batch"
+
     def requests(self, data: HotfixDataModule) -> list[EditRequest]:
         """Return what is edited, in order."""
-        return data.requests(self.edits)[: self.count]
+        return data.requests(self.edits)[: self.count] if self._only is None else [self._only]
+
+    def view(self, data: HotfixDataModule) -> HotfixDataModule:
+        """Show tasks what is edited."""
+        return data.editing(self.requests(data))
 
     def hotfix(self, data: HotfixDataModule, folder: Path, progress: Progress) -> None:
         """Compute the patch, and put it on."""
         requests, background = self.requests(data), self._background(data)
-        if self.mode == "single":
-            self._series = self._each(requests, background, folder / "edits", progress)
-            return
-        size = len(requests) if self.mode == "batch" else self.chunk
-        patch: Patch | None = None
-        with progress("editing", len(requests)) as done:
-            for start in range(0, max(1, len(requests)), max(1, size)):
-                part = requests[start : start + size]
-                patch = self.editor.compute(self._base, self.tokenizer, part, previous=patch, background=background)
-                done(len(part))
-        assert patch is not None
-        self._patch, self.model = patch, patch.apply(self._base)
+        told = "\n".join(f"{r.id}\0{r.prompt}\0{r.target}" for r in requests)
+        self._digest = hashlib.sha256(told.encode()).hexdigest()
+        with known_fingerprint(self.policy, self.base_fingerprint):
+            if self.mode == "single":
+                self._series = self._each(requests, background, folder / "edits", progress)
+                self._costs = [_Made([r.id], **self._series.cost(r.id)) for r in requests]
+            else:
+                patch = self._all(requests, background, progress)
+                self._patch, self.model = patch, patch.apply(self._base)
+        if not self._trainer or self.trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_records(folder / "edits.jsonl", [cost._asdict() for cost in self._costs])
+
+    def made(self) -> dict[str, object]:
+        """Return what the edits cost: seconds an edit (median), the first (which fills caches) and all, peak memory."""
+        each = [cost.seconds / len(cost.ids) for cost in self._costs if cost.ids]
+        seconds = [value for value in each if math.isfinite(value)]
+        peaks = [cost.peak_bytes for cost in self._costs if math.isfinite(cost.peak_bytes)]
+        return {
+            "mode": self.mode,
+            "requests": sum(len(cost.ids) for cost in self._costs),
+            "seconds_per_edit": median(seconds) if seconds else math.nan,
+            "seconds_first": self._costs[0].seconds if self._costs else math.nan,
+            "seconds": sum(cost.seconds for cost in self._costs),
+            "peak_bytes": max(peaks, default=math.nan),
+            "peak_bytes_median": median(peaks) if peaks else math.nan,
+        }
 
     def reference(self) -> AbstractContextManager[None]:
         """Context in which the model is the frozen base."""
         return nullcontext() if self._patch is None else self._patch.reference(self.policy)
 
+    @property
+    def apart(self) -> bool:
+        """Whether each request has a patch of its own; see `mode`."""
+        return self._series is not None
+
     def alone(self, example: str) -> AbstractContextManager[None]:
-        """Context in which the model has the patch of one request on; see `mode`."""
+        """Context in which the model has the patch of one request on, and only that; see `mode`."""
         return nullcontext() if self._series is None else self._wearing(self._series, example)
 
     def make_patch(self, **provenance: Any) -> Patch | None:  # noqa: ANN401  fields of Provenance
@@ -136,6 +180,8 @@ class Edit(HotfixModule):
         return self._patch
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
+        # Of what was edited, not of what could have been trained on.
+        provenance["data_digest"] = self._digest
         """Never called; Lightning asks for it."""
         raise RuntimeError("there is nothing to train")
 
@@ -153,8 +199,35 @@ class Edit(HotfixModule):
 
     @contextmanager
     def _wearing(self, series: PatchSeries, example: str) -> Iterator[None]:
-        with worn(series.load(example), self.policy):
-            yield
+        patch = series.load(example)
+        with known_fingerprint(self.policy, self.base_fingerprint), worn(patch, self.policy):
+            self._patch = patch
+            self._round(patch)
+            try:
+                yield
+            finally:
+                self._patch = None
+
+    def _round(self, patch: Patch) -> None:
+        """Give the new weights the base's precision, also where it is held in a wider one to be measured."""
+        if isinstance(patch, WeightDelta):
+            for name in patch.changes:
+                weight = self.policy.get_parameter(name)
+                weight.data = weight.data.to(self._dtype).to(weight.dtype)
+
+    def _all(self, requests: Sequence[EditRequest], background: Background, progress: Progress) -> Patch:
+        """Compute one patch of all requests, in as many steps as the mode has."""
+        size = len(requests) if self.mode == "batch" else self.chunk
+        patch: Patch | None = None
+        with progress("editing", len(requests)) as done:
+            for start in range(0, max(1, len(requests)), max(1, size)):
+                part = requests[start : start + size]
+                with cost_of(self.device) as cost:
+                    patch = self.editor.compute(self._base, self.tokenizer, part, previous=patch, background=background)
+                self._costs.append(_Made([r.id for r in part], cost.seconds, cost.peak_bytes))
+                done(len(part))
+        assert patch is not None
+        return patch
 
     def _each(
         self, requests: Sequence[EditRequest], background: Background, folder: Path, progress: Progress
@@ -168,7 +241,9 @@ class Edit(HotfixModule):
         with progress("editing", len(mine)) as done:
             for request in mine:
                 if not series.has(request.id):
-                    made = self.editor.compute(self._base, self.tokenizer, [request], background=background)
+                    with cost_of(self.device) as cost:
+                        made = self.editor.compute(self._base, self.tokenizer, [request], background=background)
+                    made.provenance = replace(made.provenance, results={"edit": asdict(cost)})
                     series.save(request.id, made)
                 done(1)
         if self._trainer:

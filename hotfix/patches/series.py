@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hotfix.data.edits import EditRequest
 from hotfix.errors import PatchError
@@ -42,6 +43,14 @@ class PatchSeries:
         place = self._places[request_id]
         place.parent.mkdir(parents=True, exist_ok=True)
         save_patch(patch, place)
+
+    def cost(self, request_id: str) -> dict[str, Any]:
+        """Return what making a request's patch cost, as its provenance says, without reading its weights."""
+        try:
+            told = json.loads((self._places[request_id] / "patch.json").read_text(encoding="utf-8"))
+            return {name: value for name, value in told["results"]["edit"].items() if value is not None}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def load(self, request_id: str) -> Patch:
         """Return a request's patch.

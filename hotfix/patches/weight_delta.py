@@ -111,8 +111,10 @@ class WeightDelta(Patch):
         return model
 
     def reference(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Put the base's own weights back for a while."""
-        return swapped_weights(model, self._base_of(model))
+        """Put the base's own weights back for a while, as precise as the model is held meanwhile."""
+        own = dict(model.named_parameters(remove_duplicate=False))
+        base = self._base_of(model).items()
+        return swapped_weights(model, {n: w if w.dtype == own[n].dtype else w.to(own[n].dtype) for n, w in base})
 
     def save(self, folder: Path) -> None:
         """Write the weights."""

@@ -4,7 +4,19 @@ from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.bug_fix import BugFix
 from hotfix.tasks.canary_exposure import CanaryExposure
 from hotfix.tasks.drift import Drift
+from hotfix.tasks.edit import EditQuality
 from hotfix.tasks.email_leak import EmailLeak
 from hotfix.tasks.humaneval import HumanEval
 
-__all__ = ["BugFix", "CanaryExposure", "Drift", "EmailLeak", "Example", "HumanEval", "Slice", "Subject", "Task"]
+__all__ = [
+    "BugFix",
+    "CanaryExposure",
+    "Drift",
+    "EditQuality",
+    "EmailLeak",
+    "Example",
+    "HumanEval",
+    "Slice",
+    "Subject",
+    "Task",
+]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, NamedTuple, cast
 
 from torch import nn
@@ -65,8 +65,8 @@ class Subject:
         reference: context in which it is the frozen base.
         seed: of everything sampled.
         progress: is told how many examples are done.
-        alone: context in which the model has the hotfix of one request on, by its id, and no other; where all requests
-            share one hotfix, it changes nothing.
+        alone: context in which the model has the hotfix of one request on, by its id, and no other; None where all
+            requests share one hotfix.
     """
 
     model: nn.Module
@@ -74,7 +74,7 @@ class Subject:
     reference: Callable[[], AbstractContextManager[None]]
     seed: int
     progress: Callable[[int], None]
-    alone: Callable[[str], AbstractContextManager[None]] = field(default=lambda request: nullcontext())
+    alone: Callable[[str], AbstractContextManager[None]] | None = None
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode; code keeps its spaces before punctuation."""

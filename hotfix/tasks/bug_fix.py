@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hotfix.data.addresses import find_addresses
 from hotfix.data.datamodule import HotfixDataModule
@@ -24,6 +24,7 @@ from hotfix.types import Split
 
 __all__ = ["BugFix", "evenly", "is_redaction"]
 
+_T = TypeVar("_T")
 _SPECIFICITY = "specificity"
 _SAMPLING: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
     {
@@ -217,7 +218,7 @@ def _probabilities(score: PairLogProbs) -> dict[str, Any]:
     }
 
 
-def evenly(items: Sequence[CodePair], limit: int | None) -> list[CodePair]:
+def evenly(items: Sequence[_T], limit: int | None) -> list[_T]:
     """Take at most `limit` items, evenly spaced, so that every part of a file is there."""
     if limit is None or len(items) <= limit:
         return list(items)

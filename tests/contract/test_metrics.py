@@ -11,11 +11,15 @@ import torch
 from contract_seams import assert_complete
 
 from hotfix.metrics import (
+    Bleu,
+    ExactMatch,
     ExampleMetric,
+    NgramEntropy,
     PassAtK,
     Perplexity,
     RecordMean,
     RecordRate,
+    RougeL,
     SubstringRate,
     TokenMean,
     VerdictRate,
@@ -48,6 +52,61 @@ def per_token(records: Records) -> float:
     return sum(r["sum"] for r in records) / sum(r["tokens"] for r in records)
 
 
+def _both(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return list(zip(record["written"], record["reference"], strict=True))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _plain_bleu(written: str, reference: str) -> float:
+    """By counting, one n-gram after the other; texts of the cases have four tokens or more, parted by spaces."""
+    first, second = written.split(), reference.split()
+    product = math.exp(min(0.0, 1 - len(second) / len(first)))
+    for n in range(1, 5):
+        left = [tuple(second[i : i + n]) for i in range(len(second) - n + 1)]
+        grams = [tuple(first[i : i + n]) for i in range(len(first) - n + 1)]
+        hits = 0
+        for gram in grams:
+            if gram in left:
+                left.remove(gram)
+                hits += 1
+        product *= ((hits + (n > 1)) / (len(grams) + (n > 1))) ** 0.25
+    return product
+
+
+def _plain_rouge(written: str, reference: str) -> float:
+    """By trying every subsequence of what was written."""
+    first, second = written.split(), reference.split()
+    longest = 0
+    for chosen in range(2 ** len(first)):
+        part = [token for i, token in enumerate(first) if chosen >> i & 1]
+        rest = iter(second)
+        if all(token in rest for token in part):
+            longest = max(longest, len(part))
+    return 2 * longest / (len(first) + len(second))
+
+
+def _plain_entropy(tokens: Sequence[int]) -> float:
+    total = 0.0
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+        total += weight * -sum(grams.count(g) / len(grams) * math.log2(grams.count(g) / len(grams)) for g in set(grams))
+    return total / 2
+
+
+ANSWERS = [
+    {"written": ["x = f ( a )", "y = f ( b )"], "reference": ["x = f ( a )", "x = f ( a )"]},
+    {"written": ["return a + b"], "reference": ["return a + b"]},
+    {"written": ["a b c d e a b"], "reference": ["b c d a b e"]},
+    {"written": ["p q r s", "p q r s", "s r q p"], "reference": ["p q r s", "q p s r t", "p q r s"]},
+]
+TEXTS = [
+    {"tokens": [[1, 2, 3, 1, 2, 3, 1, 2]]},
+    {"tokens": [[1, 1, 1, 1], [1, 2, 3, 4]]},
+    {"tokens": [[5, 6, 5, 6, 7], [5, 6, 7]]},
+]
 WORDS = {True: "fixed", False: "buggy"}
 CASES: Mapping[str, tuple[type[ExampleMetric], Case]] = {
     "rate": (RecordRate, Case(lambda: RecordRate("hit"), [{"hit": f} for f in FLAGS], lambda r: share(r["hit"]))),
@@ -91,6 +150,16 @@ CASES: Mapping[str, tuple[type[ExampleMetric], Case]] = {
             math.inf,
             lambda records: math.exp(per_token(records)),
         ),
+    ),
+    "exact_match": (ExactMatch, Case(ExactMatch, ANSWERS, lambda r: share([w == v for w, v in _both(r)]))),
+    "bleu": (Bleu, Case(Bleu, ANSWERS, lambda r: _mean([_plain_bleu(w, v) for w, v in _both(r)]), 0.0, math.inf)),
+    "rouge_l": (
+        RougeL,
+        Case(RougeL, ANSWERS, lambda r: _mean([_plain_rouge(w, v) for w, v in _both(r)]), 0.0, math.inf),
+    ),
+    "ngram_entropy": (
+        NgramEntropy,
+        Case(NgramEntropy, TEXTS, lambda r: _mean([_plain_entropy(t) for t in r["tokens"]]), 0.0, math.inf),
     ),
     "pass@1": (PassAtK, Case(lambda: PassAtK(1), [{"passed": f} for f in FLAGS], lambda r: share(r["passed"]))),
     "pass@2": (

@@ -18,7 +18,7 @@ from hotfix.generation.stopping import Completion
 from hotfix.metrics import Record
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.sandbox import Limits
-from hotfix.tasks import BugFix, CanaryExposure, Drift, EmailLeak, Example, HumanEval, Slice, Subject, Task
+from hotfix.tasks import BugFix, CanaryExposure, Drift, EditQuality, EmailLeak, Example, HumanEval, Slice, Subject, Task
 
 Answer = Callable[[Example], str]
 
@@ -89,6 +89,23 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
         ),
     ),
     "drift": (Drift, Case(lambda: Drift(retain_examples=3, retain_tokens=40, pair_examples=4))),
+    "edit": (
+        EditQuality,
+        Case(
+            lambda: EditQuality(
+                examples=3,
+                max_new_tokens=6,
+                unrelated_examples=3,
+                unrelated_prompt=16,
+                fluency_examples=2,
+                fluency_tokens=8,
+            )
+        ),
+    ),
+    "edit_of_the_paper": (
+        EditQuality,
+        Case(lambda: EditQuality(examples=3, unrelated_examples=2, fluency_examples=2, protocol="paper")),
+    ),
     "email_leak": (
         EmailLeak,
         Case(
@@ -228,13 +245,14 @@ def test_records_are_plain_and_feed_every_metric(
         restored = [json.loads(json.dumps(record, allow_nan=False)) for record in records]
         assert restored == [dict(record) for record in records]
         after = task.observe(subject, part.name, items, restored)
-        for metric in part.metrics.values():
+        for name, metric in part.metrics.items():
             metric.reset()
             for place, record in enumerate(after):
                 metric.update(place, record)
             assert len(metric.per_example()) == len(items)
             value = metric.compute().item()
-            assert 0 <= value < math.inf
+            assert math.isfinite(value)
+            assert value >= 0 or name == "log_prob"
             assert metric.kind == "real" or value <= 1
 
 

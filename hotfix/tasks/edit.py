@@ -1,0 +1,407 @@
+"""Did the edits take, for other words too, and is everything else as it was?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.edits import EditRequest, encode_request
+from hotfix.data.encode import encode_text
+from hotfix.errors import ModelError
+from hotfix.generation import SamplingConfig, sample
+from hotfix.metrics import (
+    Bleu,
+    ExactMatch,
+    ExampleMetric,
+    NgramEntropy,
+    Record,
+    RecordMean,
+    RecordRate,
+    RougeL,
+)
+from hotfix.metrics.tokenisers import code_tokens
+from hotfix.tasks.base import Example, Slice, Subject, Task
+from hotfix.tasks.bug_fix import evenly
+from hotfix.tasks.edit_scoring import (
+    AnswerScores,
+    Continued,
+    answer_scores,
+    continued,
+    first_lines,
+    line_count,
+)
+from hotfix.tasks.protocol import Protocol, settle
+from hotfix.types import Split
+
+__all__ = ["EditQuality"]
+
+_EFFICACY, _GENERALISATION, _SPECIFICITY, _UNRELATED, _FLUENCY = _SLICES = (
+    "efficacy",
+    "generalisation",
+    "specificity",
+    "unrelated",
+    "fluency",
+)
+_SETTINGS: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
+    {
+        "hotfix": {"specificity_tokens": 16, "fluency_tokens": 64},
+        "paper": {"specificity_tokens": 16, "fluency_tokens": 64},
+    }
+)
+_TAIL = 200
+
+
+class _Asked(NamedTuple):
+    """What the model is asked for one request.
+
+    Attributes:
+        request: whose edit it is measured with, where each has its own.
+        prompts: token ids of each.
+        behind: text that each prompt ends with, for people.
+        settings: of each greedy continuation: its greatest number of tokens, and of lines, 0 for any.
+        contexts: token ids in front of each target.
+        targets: token ids of each answer; none where it is the base's own.
+        references: text of each answer.
+    """
+
+    request: str
+    prompts: list[list[int]]
+    behind: list[str]
+    settings: list[tuple[int, int]]
+    contexts: list[list[int]]
+    targets: list[list[int]]
+    references: list[str]
+
+
+class EditQuality(Task):
+    """What an edited model writes behind the prompts of the edits, behind other words for them, and elsewhere.
+
+    Slices, an example a request: `efficacy` (its prompt), `generalisation` (its paraphrases), `specificity` (its
+    neighbours, whose answers have to stay the base's own), `unrelated` (other code, the same way) and `fluency` (the
+    entropy of n-grams of what is sampled). Metrics: `em`, `bleu` and `rouge_l` of what is written greedily, cut behind
+    as many lines as the answer has; teacher-forced, `token_accuracy` (is each token of the answer the likeliest one),
+    `log_prob` (of the whole answer, in nats) and `kl` (KL(base || model) where its tokens are predicted, in nats a
+    token); `broken_rate`, how often the logits are no numbers. Several prompts of a request are averaged; `em_all` asks
+    for all of its neighbours at once.
+
+    `protocol: paper` measures as the published code of CLMEEval (https://arxiv.org/abs/2411.06638) does: as many tokens
+    as the answer has and no stop, so that a right beginning counts; the prompt tokenised alone; special tokens in the
+    text; the reference's own ends kept; five neighbours as one (all equal, one corpus, a bootstrap median); BLEU
+    unsmoothed with 13a tokens, ROUGE-L of letters and digits only, scores rounded to 3 decimals; fluency of survivors.
+    Its numbers are in percent, ours are shares. Not as there: sampling has a seed of its own for each prompt, and
+    n-grams are of words and signs (its two data sets took the tokens of a CodeBERT and of nltk).
+
+    Where each request has an edit of its own (`mode: single`), its examples are measured with that one on.
+
+    Args:
+        edits: split whose requests are measured; null for those that the run edits, or that it trains on.
+        examples: at most this many requests, evenly spaced; null for all.
+        max_new_tokens: where a continuation is cut that doesn't end by itself, in tokens; a longer answer has 8 more
+            than its own. Not of the paper's.
+        specificity_tokens: tokens that neighbours and unrelated code are continued by; null for the protocol's (16).
+        unrelated_examples: functions from the test part of the retain text; 0 leaves the slice out.
+        unrelated_prompt: tokens of each that are the prompt.
+        fluency_examples: at most this many requests, evenly spaced; null for all, 0 leaves the slice out.
+        fluency_tokens: sampled behind prompt and first paraphrase, top-k of 5; null for the protocol's (64).
+        batch_size: prompts computed together.
+        protocol: `hotfix` or `paper`.
+    """
+
+    def __init__(
+        self,
+        edits: Split | None = None,
+        examples: int | None = None,
+        max_new_tokens: int = 64,
+        specificity_tokens: int | None = None,
+        unrelated_examples: int = 24,
+        unrelated_prompt: int = 64,
+        fluency_examples: int | None = 24,
+        fluency_tokens: int | None = None,
+        batch_size: int = 32,
+        protocol: Protocol = "hotfix",
+    ) -> None:
+        given = {"specificity_tokens": specificity_tokens, "fluency_tokens": fluency_tokens}
+        settled = settle(protocol, given, _SETTINGS, free=[])
+        self.edits: Split | None = edits
+        self.examples = examples
+        self.max_new_tokens = max_new_tokens
+        self.specificity_tokens = int(settled["specificity_tokens"])
+        self.unrelated_examples = unrelated_examples
+        self.unrelated_prompt = unrelated_prompt
+        self.fluency_examples = fluency_examples
+        self.fluency_tokens = int(settled["fluency_tokens"])
+        self.protocol: Protocol = protocol
+        self._batch_size = batch_size
+
+    def slices(self, data: HotfixDataModule, split: Split) -> list[Slice]:
+        """Prompts, paraphrases, neighbours, unrelated code, and what is sampled."""
+        own = data.edited if self.edits is None else None
+        every: Sequence[EditRequest] = data.requests(self.edits or "train") if own is None else own
+        requests = evenly(every, self.examples)
+        prompts = {
+            _EFFICACY: [(r, [r.prompt]) for r in requests],
+            _GENERALISATION: [(r, list(r.paraphrases)) for r in requests],
+            _SPECIFICITY: [(r, list(r.neighbours)) for r in requests],
+            _FLUENCY: [(r, [r.prompt, *r.paraphrases[:1]]) for r in evenly(requests, self.fluency_examples)],
+        }
+        found = {
+            name: [self._example(name, r, texts, data.tokenizer) for r, texts in part if texts]
+            for name, part in prompts.items()
+        }
+        found[_UNRELATED] = self._unrelated(requests, data)
+        return [
+            Slice(name, found[name], self._metrics(name, len(found[name])), _group_name(name), precise=True)
+            for name in _SLICES
+            if found[name]
+        ]
+
+    def observe(
+        self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
+    ) -> list[Record]:
+        """Measure all together, or each request with its own edit on."""
+        if subject.alone is None or base is None:
+            return self._observe(subject, name, items, base)
+        places: dict[str, list[int]] = {}
+        for place, (_, example) in enumerate(items):
+            places.setdefault(example.payload.request, []).append(place)
+        found: dict[int, Record] = {}
+        for request, own in places.items():
+            with subject.alone(request):
+                records = self._observe(subject, name, [items[i] for i in own], [base[i] for i in own])
+            found |= dict(zip(own, records, strict=True))
+        return [found[i] for i in range(len(items))]
+
+    def _observe(
+        self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
+    ) -> list[Record]:
+        if name == _FLUENCY:
+            return self._sampled(subject, items)
+        asked: list[_Asked] = [example.payload for _, example in items]
+        kept = name in (_SPECIFICITY, _UNRELATED)
+        earlier = [r["token_ids"] for r in base] if kept and base is not None else None
+        if not kept:
+            written = self._written(subject, asked)
+            scores = self._scores(subject, asked, [a.targets for a in asked], base)
+        elif earlier is None:
+            written = self._written(subject, asked)
+            scores = self._scores(subject, asked, [_tokens(row) for row in written], None)
+        else:
+            scores = self._scores(subject, asked, earlier, base)
+            written = self._rewritten(subject, asked, earlier, scores)
+        subject.progress(len(items))
+        before: Sequence[Record | None] = base or [None] * len(asked)
+        rows = zip(asked, written, scores, before, strict=True)
+        return [self._record(subject, kept, *row) for row in rows]
+
+    def _written(self, subject: Subject, asked: Sequence[_Asked]) -> list[list[Continued | None]]:
+        prompts = [prompt for a in asked for prompt in a.prompts]
+        settings = [own for a in asked for own in a.settings]
+        return _split(continued(subject, prompts, settings, self._batch_size), asked)
+
+    def _rewritten(
+        self,
+        subject: Subject,
+        asked: Sequence[_Asked],
+        base: Sequence[list[list[int]]],
+        scores: Sequence[list[AnswerScores]],
+    ) -> list[list[Continued | None]]:
+        """Continue the prompts behind which the likeliest tokens are no longer the base's; the others it would copy."""
+        flat = [
+            (prompt, own, tokens, score)
+            for a, row, found in zip(asked, base, scores, strict=True)
+            for prompt, own, tokens, score in zip(a.prompts, a.settings, row, found, strict=True)
+        ]
+        # A base that ended early has left a token, its last, to be decided.
+        redo = [i for i, (_, own, tokens, score) in enumerate(flat) if not all(score.hits) or len(tokens) < own[0]]
+        again = continued(subject, [flat[i][0] for i in redo], [flat[i][1] for i in redo], self._batch_size)
+        written: list[Continued | None] = [Continued(tokens, False) for _, _, tokens, _ in flat]
+        for i, made in zip(redo, again, strict=True):
+            written[i] = made
+        return _split(written, asked)
+
+    def _scores(
+        self,
+        subject: Subject,
+        asked: Sequence[_Asked],
+        given: Sequence[list[list[int]]],
+        base: Sequence[Record] | None,
+    ) -> list[list[AnswerScores]]:
+        reference = None if base is None else subject.reference
+        contexts = [context for a in asked for context in a.contexts]
+        flat = [tokens for row in given for tokens in row]
+        return _split(answer_scores(subject.model, reference, contexts, flat, self._batch_size), asked)
+
+    def _record(
+        self,
+        subject: Subject,
+        kept: bool,
+        asked: _Asked,
+        written: Sequence[Continued | None],
+        scores: Sequence[AnswerScores],
+        base: Record | None,
+    ) -> Record:
+        texts = self._texts(subject, kept, asked, written)
+        references = asked.references
+        if kept:
+            references = texts if base is None else base["written"]
+        record: dict[str, Any] = {
+            "prompt": asked.behind,
+            "written": texts,
+            "reference": references,
+            "hits": [hit for score in scores for hit in score.hits],
+            "log_prob": _mean(score.log_prob for score in scores),
+            "kl": _mean(score.kl for score in scores),
+            "kl_each": [score.kl for score in scores],
+            "broken": [made is None for made in written],
+        }
+        return {**record, "token_ids": _tokens(written)} if kept else record
+
+    def _texts(self, subject: Subject, kept: bool, asked: _Asked, written: Sequence[Continued | None]) -> list[str]:
+        rows = [(made.token_ids, made.finished) if made else ([], False) for made in written]
+        if self.protocol == "paper":
+            return _with_specials(subject, rows)
+        texts = [subject.text(ids) for ids, _ in rows]
+        return texts if kept else [first_lines(t, own[1]) for t, own in zip(texts, asked.settings, strict=True)]
+
+    def _sampled(self, subject: Subject, items: Sequence[tuple[int, Example]]) -> list[Record]:
+        config = SamplingConfig(top_k=5, max_new_tokens=self.fluency_tokens, batch_size=self._batch_size)
+        asked: list[_Asked] = [example.payload for _, example in items]
+        prompts = [prompt for a in asked for prompt in a.prompts]
+        # Two a request, whether it has a paraphrase or not: streams must not depend on who measures which.
+        numbers = [2 * place + i for (place, _), a in zip(items, asked, strict=True) for i in range(len(a.prompts))]
+        ids: list[list[int] | None]
+        try:
+            drawn = sample(subject.model, subject.tokenizer, prompts, config, seed=subject.seed, prompt_indices=numbers)
+            ids = [completions[0].token_ids for completions in drawn]
+        except ModelError as error:
+            if "not finite" not in str(error):
+                raise
+            ids = [None] * len(prompts)
+        subject.progress(len(items))
+        return [self._sampled_record(subject, a, row) for a, row in zip(asked, _split(ids, asked), strict=True)]
+
+    def _sampled_record(self, subject: Subject, asked: _Asked, ids: Sequence[list[int] | None]) -> Record:
+        texts = [None if row is None else subject.text(row) for row in ids]
+        words = [None if text is None else code_tokens(text) for text in texts]
+        tokens = words if self.protocol == "paper" else list(ids)
+        return {"prompt": asked.behind, "written": texts, "tokens": tokens, "broken": [t is None for t in texts]}
+
+    def _example(
+        self, name: str, request: EditRequest, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    ) -> Example:
+        if name == _SPECIFICITY:
+            ids = [self._ids(tokenizer, text) for text in texts]
+            asked = self._kept(request.id, ids, texts)
+        else:
+            asked = self._wanted(request, texts, tokenizer)
+        content = [asked.prompts, asked.settings, asked.contexts, asked.targets, asked.references]
+        return Example(request.id, request.group or request.id, asked, content)
+
+    def _wanted(self, request: EditRequest, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> _Asked:
+        encoded = [encode_request(tokenizer, replace(request, prompt=text)) for text in texts]
+        prompts, targets = [e.prompt for e in encoded], [e.target for e in encoded]
+        behind = [text[-_TAIL:] for text in texts]
+        if self.protocol == "paper":
+            # Joined by one space, which is no part of the reference.
+            answer = request.target.removeprefix(" ")
+            length = len(encode_text(tokenizer, answer, add_special_tokens=False).ids)
+            alone = [self._ids(tokenizer, text) for text in texts]
+            return _Asked(
+                request.id, alone, behind, [(length, 0)] * len(texts), prompts, targets, [answer] * len(texts)
+            )
+        references = [_decoded(tokenizer, target) for target in targets]
+        settings = [
+            (self.max_new_tokens if len(target) < self.max_new_tokens else len(target) + 8, line_count(text))
+            for target, text in zip(targets, references, strict=True)
+        ]
+        return _Asked(request.id, prompts, behind, settings, prompts, targets, references)
+
+    def _kept(self, request: str, ids: list[list[int]], texts: Sequence[str]) -> _Asked:
+        settings = [(self.specificity_tokens, 0)] * len(ids)
+        return _Asked(request, ids, [text[-_TAIL:] for text in texts], settings, ids, [], [])
+
+    def _unrelated(self, requests: Sequence[EditRequest], data: HotfixDataModule) -> list[Example]:
+        if not requests or not self.unrelated_examples:
+            return []
+        found: list[Example] = []
+        for i, text in enumerate(data.retain_texts("test", self.unrelated_examples)):
+            ids = encode_text(data.tokenizer, text.text).ids[: self.unrelated_prompt]
+            asked = self._kept(requests[i % len(requests)].id, [ids], [_decoded(data.tokenizer, ids)])
+            found.append(Example(text.id, text.id.split(":")[0], asked, [ids, asked.settings]))
+        return found
+
+    def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        return encode_text(tokenizer, text, add_special_tokens=self.protocol != "paper").ids
+
+    def _metrics(self, name: str, count: int) -> dict[str, ExampleMetric]:
+        if name == _FLUENCY:
+            found: dict[str, ExampleMetric] = {"entropy": NgramEntropy(survivors=self.protocol == "paper")}
+        elif self.protocol == "paper":
+            found = _paper_metrics(name)
+        else:
+            found = _own_metrics(name)
+        return {key: metric.bind(count) for key, metric in {**found, "broken_rate": RecordRate("broken")}.items()}
+
+
+def _own_metrics(name: str) -> dict[str, ExampleMetric]:
+    if name in (_EFFICACY, _GENERALISATION):
+        written: dict[str, ExampleMetric] = {"em": ExactMatch(), "bleu": Bleu(), "rouge_l": RougeL()}
+    else:
+        written = {
+            "em": ExactMatch(strip="neither", empty=True),
+            "bleu": Bleu(strip="neither"),
+            "rouge_l": RougeL(strip="neither"),
+        }
+    if name == _SPECIFICITY:
+        written["em_all"] = ExactMatch(strip="neither", every=True, empty=True)
+    return {**written, **_forced_metrics()}
+
+
+def _paper_metrics(name: str) -> dict[str, ExampleMetric]:
+    kept = name in (_SPECIFICITY, _UNRELATED)
+    return {
+        "em": ExactMatch(strip="neither" if kept else "written", every=True, empty=kept),
+        "bleu": Bleu(smooth=False, tokens="13a", strip="neither" if kept else "written", corpus=True, rounded=True),
+        "rouge_l": RougeL(tokens="alphanumeric", strip="neither" if kept else "written", bootstrap=True, rounded=True),
+        **_forced_metrics(),
+    }
+
+
+def _forced_metrics() -> dict[str, ExampleMetric]:
+    return {"token_accuracy": RecordRate("hits"), "log_prob": RecordMean("log_prob"), "kl": RecordMean("kl")}
+
+
+def _group_name(name: str) -> str:
+    return "module" if name == _UNRELATED else "group"
+
+
+def _split(flat: Sequence[Any], asked: Sequence[_Asked]) -> list[list[Any]]:
+    """Put what was computed of all prompts back to their requests."""
+    rest = iter(flat)
+    return [[next(rest) for _ in a.prompts] for a in asked]
+
+
+def _tokens(written: Iterable[Continued | None]) -> list[list[int]]:
+    return [[] if made is None else made.token_ids for made in written]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    numbers = [value for value in found if value is not None]
+    return sum(numbers) / len(numbers) if len(numbers) == len(found) and found else None
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return cast("str", tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _with_specials(subject: Subject, rows: Sequence[tuple[list[int], bool]]) -> list[str]:
+    """Texts as a batch has them: one that ended early shows its end, and what fills it up to the longest."""
+    end = subject.tokenizer.eos_token_id
+    longest = max((len(ids) + ended for ids, ended in rows), default=0)
+    return [subject.text([*ids, *([end] * (longest - len(ids)) if ended else [])]) for ids, ended in rows]
