@@ -1,6 +1,11 @@
 """Code in, batches out; nothing here knows of a model beyond its tokenizer."""
 
+from hotfix.data.clmeeval import CLMEEval
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.docstrings import Docstrings
+from hotfix.data.edit_data import EditData
+from hotfix.data.edit_files import EditFiles
+from hotfix.data.edits import EditRequest
 from hotfix.data.exposure import Exposure
 from hotfix.data.hub_dataset import HubDataset
 from hotfix.data.jesse_csv import JesseCSV
@@ -13,8 +18,13 @@ from hotfix.data.sven import SVEN
 
 __all__ = [
     "SVEN",
+    "CLMEEval",
     "Chat",
     "CodePair",
+    "Docstrings",
+    "EditData",
+    "EditFiles",
+    "EditRequest",
     "Exposure",
     "FillInTheMiddle",
     "HotfixDataModule",

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Codes", "Grams", "Match", "near_duplicates"]
+__all__ = ["Codes", "Grams", "Match", "near_duplicates", "near_pairs"]
 
 Codes: TypeAlias = NDArray[np.uint64]
 """Distinct n-grams as numbers, ascending."""
@@ -88,6 +88,31 @@ def near_duplicates(texts: Sequence[str], others: Sequence[str], threshold: floa
         if near and max(near)[0] >= threshold:
             similarity, other = max(near)
             found.append(Match(number, -other, similarity))
+    return found
+
+
+def near_pairs(texts: Sequence[str], threshold: float = 0.8, n: int = 5) -> list[Match]:
+    """Find all pairs within one list that are near enough, in the sense of `near_duplicates`; `other < text`.
+
+    >>> [(m.text, m.other) for m in near_pairs(["f(a, b, c)", "g()", "f(a, b, c);", "f (a,b,c)"], 0.7, n=3)]
+    [(2, 0), (3, 0), (3, 2)]
+    """
+    if not texts:
+        return []
+    grams = Grams(n)
+    index: dict[int, list[int]] = {}
+    found = []
+    sets = _by_rarity([grams(text) for text in texts])
+    for number, ranks in enumerate(sets):
+        prefix = _prefix(ranks, threshold)
+        for other in sorted({other for rank in prefix for other in index.get(rank, ())}):
+            # A set of more than 1 / threshold times the other's size can't be near it.
+            if threshold * max(len(ranks), len(sets[other])) <= min(len(ranks), len(sets[other])):
+                similarity = _similarity(ranks, sets[other])
+                if similarity >= threshold:
+                    found.append(Match(number, other, similarity))
+        for rank in prefix:
+            index.setdefault(rank, []).append(number)
     return found
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
 
 import numpy as np
 
 from hotfix.data.addresses import leaks
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.edit_data import EditData
+from hotfix.data.edit_quality import request_findings
+from hotfix.data.edits import encode_request
 from hotfix.data.encode import EncodedPair, OverlongError
+from hotfix.data.finding import Finding, Severity
 from hotfix.data.grams import Codes, Grams, near_duplicates
 from hotfix.data.humaneval import load_problems
 from hotfix.data.schema import CodePair
@@ -34,33 +38,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Severity = Literal["error", "warning"]
 Pairs = Mapping[Split, Sequence[CodePair]]
 Encode = Callable[[CodePair], EncodedPair]
 
 # Statements of this many lexemes are no longer met by chance; Brown et al. 2020 take 13 words of prose.
 _GRAM = 10
 _FEWEST_GRAMS = 5
-
-
-class Finding(NamedTuple):
-    """One problem.
-
-    Attributes:
-        severity: an error makes training or measuring wrong; a warning may be meant so.
-        kind: what sort of problem, the same words for all of a sort.
-        id: the pair; empty where it is the whole data set.
-        source: `file:line` of the pair; empty likewise.
-        text: what was found.
-        hint: how to mend it.
-    """
-
-    severity: Severity
-    kind: str
-    id: str
-    source: str
-    text: str
-    hint: str
 
 
 def find_problems(module: HotfixDataModule) -> list[Finding]:
@@ -76,6 +59,7 @@ def find_problems(module: HotfixDataModule) -> list[Finding]:
     """
     pairs: Pairs = {split: module.pairs(split) for split in SPLITS}
     found = [
+        *_edit_findings(module),
         *duplicate_findings(pairs),
         *contradiction_findings(pairs["train"]),
         *address_findings(pair for split in SPLITS for pair in pairs[split]),
@@ -247,6 +231,16 @@ def near_duplicate_findings(pairs: Pairs, threshold: float = 0.8) -> Iterator[Fi
             text = f"{match.similarity:.0%} like {_named(first)} in train"
             hint = "set data.init_args.split_by to what they have in common, or remove it"
             yield _finding("warning", "near-duplicate across splits", others[match.text], text, hint)
+
+
+def _edit_findings(module: HotfixDataModule) -> list[Finding]:
+    """What is wrong with edits; those of pairs are what is wrong with the pairs."""
+    if not isinstance(module, EditData):
+        return []
+    requests = {split: module.requests(split) for split in SPLITS}
+    as_pairs = [CodePair(r.id, r.prompt, "", r.target, source=r.source) for r in requests["train"]]
+    encode = partial(encode_request, module.tokenizer, max_length=module.max_length)
+    return [*request_findings(requests, encode), *contamination_findings(as_pairs)]
 
 
 def _content(pair: CodePair) -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ from hotfix.data.addresses import find_addresses
 from hotfix.errors import DataError
 from hotfix.types import Split
 
-__all__ = ["OUTDATED", "StdlibFunction", "module_split", "stdlib_functions"]
+__all__ = ["OUTDATED", "StdlibFunction", "library_functions", "module_split", "stdlib_functions"]
 
 OUTDATED: tuple[str, ...] = (
     r"(?i)deprecat|obsolete|backwards? compat|python ?2",
@@ -121,6 +121,24 @@ def stdlib_functions(
             hint="ask for fewer, or widen min_lines and max_lines",
         )
     return list(found.values())[:count]
+
+
+def library_functions(split: Split, root: Path | None = None) -> Iterator[StdlibFunction]:
+    """Yield every function of the modules of a split, in the order of their names.
+
+    Functions that hold an e-mail address are left out, as are modules that announce their own removal.
+
+    Args:
+        split: whose modules.
+        root: folder of the library; the running Python's own unless given.
+
+    Raises:
+        DataError: the sources are not there.
+    """
+    paths = _module_paths(Path(sysconfig.get_paths()["stdlib"]) if root is None else root)
+    for module in sorted(paths):
+        if module_split(module) == split:
+            yield from (function for function in _functions(module, paths[module]) if _is_wanted(function.text, ()))
 
 
 def _module_paths(root: Path) -> dict[str, Path]:

@@ -18,6 +18,10 @@ from contract_seams import assert_complete
 
 from hotfix.data import (
     SVEN,
+    CLMEEval,
+    Docstrings,
+    EditData,
+    EditFiles,
     Exposure,
     HotfixDataModule,
     HubDataset,
@@ -45,8 +49,7 @@ def _own_file(folder: Path) -> HotfixDataModule:
 
 
 def _packaged(_: Path) -> HotfixDataModule:
-    files = [str(path) for path in sorted(_ROOT.glob("*.jsonl"))]
-    assert files
+    files = [str(_ROOT / f"{name}.jsonl") for name in ("email_stubs", "python_idioms")]
     return PairFiles(files, files, files, tokenizer_name="tiny", max_length=500, overlong="left", retain_count=20)
 
 
@@ -123,8 +126,10 @@ def make(
 
 
 def test_every_data_set_has_a_case() -> None:
-    # An exposure has another data set's pairs and trains on texts; tests/data/test_exposure.py says what it must hold.
-    assert_complete(HotfixDataModule, [Exposure, *(cls for cls, _ in CASES.values())])
+    # An exposure has another data set's pairs and trains on texts, and sets of edits have no pairs:
+    # tests/data/test_exposure.py and test_edit_sets.py say what they must hold.
+    others = [Exposure, CLMEEval, Docstrings, EditData, EditFiles]
+    assert_complete(HotfixDataModule, [*others, *(cls for cls, _ in CASES.values())])
 
 
 def test_ids_are_unique_and_stable(make: Callable[[], HotfixDataModule]) -> None:
