@@ -172,16 +172,20 @@ class Edit(HotfixModule):
         """Context in which the model has the patch of one request on, and only that; see `mode`."""
         return nullcontext() if self._series is None else self._wearing(self._series, example)
 
+    def gates(self) -> tuple[str, ...]:
+        """See `HotfixModule`."""
+        return () if self._patch is None else tuple(self._patch.provenance.gates)
+
     def make_patch(self, **provenance: Any) -> Patch | None:  # noqa: ANN401  fields of Provenance
         """Return the patch; none where each request has its own."""
         if self._patch is None:
             return None
+        # Of what was edited, not of what could have been trained on.
+        provenance["data_digest"] = self._digest
         self._patch.provenance = replace(self._patch.provenance, base_model=self.model_name, **provenance)
         return self._patch
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
-        # Of what was edited, not of what could have been trained on.
-        provenance["data_digest"] = self._digest
         """Never called; Lightning asks for it."""
         raise RuntimeError("there is nothing to train")
 
