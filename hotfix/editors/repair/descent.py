@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +18,13 @@ from hotfix.editors.repair.failures import Judgement, judged, masked_logits
 from hotfix.editors.repair.groups import Mode
 from hotfix.editors.repair.layers import LayerChoice, chosen_layers
 from hotfix.editors.repair.report import Outcome
-from hotfix.editors.repair.semantics import final_norm
 from hotfix.editors.repair.tail import Entering, entering, resumed
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import TargetRows
 from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 
-__all__ = ["Descent", "Look", "Pace", "look"]
-
-_NORM = "norm"
+__all__ = ["Course", "Descent", "Look", "Pace", "first_rate", "look"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,14 @@ class Pace:
     """How far and how often to step.
 
     Attributes:
+        rate: of the first step, in the method's own units; `auto`: see `first_rate`.
         steps: planned.
         most: steps at most; each time the planned number has passed in vain, the rate doubles.
         margin: stop when every target's logit is so far above the others; None never stops early.
         backtrack: take a step back that made the loss larger, and halve the rate.
     """
 
+    rate: float | Literal["auto"]
     steps: int
     most: int
     margin: float | None
@@ -56,14 +54,12 @@ class Look(NamedTuple):
         judgement: of the target tokens, [N].
         gradients: of the loss, by block, float32 [O, I].
         keys: what enters the blocks' matrices where the tokens are predicted, by block, float32 [N, I].
-        residual: root mean square of what enters the final norm there, float32 [N].
     """
 
     loss: float
     judgement: Judgement
     gradients: Mapping[int, Tensor]
     keys: Mapping[int, Tensor]
-    residual: Tensor
 
 
 @dataclass
@@ -97,14 +93,11 @@ def look(work: Workspace, rows: Sequence[TargetRows], doors: Sequence[Entering],
     """Run the model with its masters on, batch by batch, and add up the gradients."""
     count = sum(len(batch.token) for batch in rows)
     modules = {str(layer): work.place(layer).module for layer in layers}
-    norm = final_norm(work.model)
-    loss, margins, others, residual = 0.0, [], [], []
+    loss, margins, others = 0.0, [], []
     keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with work.trained(layers) as parameters, torch.enable_grad():
         for batch, door in zip(rows, doors, strict=True):
-            with ExitStack() as stack:
-                seen = stack.enter_context(captured(modules | ({} if norm is None else {_NORM: norm}), "input"))
-                stack.enter_context(resumed(work.model, door))
+            with captured(modules, "input") as seen, resumed(work.model, door):
                 states = hidden_states(work.model, batch.rows)[batch.row, batch.column]
             logits = masked_logits(work.model, states, work.vocabulary)
             part = F.cross_entropy(logits, batch.token, reduction="sum") / count
@@ -114,8 +107,6 @@ def look(work: Workspace, rows: Sequence[TargetRows], doors: Sequence[Entering],
             margins.append(judgement.margin)
             others.append(judgement.other)
             at = (batch.row, batch.column)
-            stream = seen[_NORM][at].detach().float() if norm is not None else torch.ones_like(states)
-            residual.append(stream.square().mean(dim=1).sqrt())
             for layer in layers:
                 keys[layer].append(seen[str(layer)][at].detach().float())
     return Look(
@@ -123,8 +114,16 @@ def look(work: Workspace, rows: Sequence[TargetRows], doors: Sequence[Entering],
         Judgement(torch.cat(margins), torch.cat(others)),
         {layer: work.gradient(layer, parameter) for layer, parameter in parameters.items()},
         {layer: torch.cat(found) for layer, found in keys.items()},
-        torch.cat(residual),
     )
+
+
+def first_rate(seen: Look, moves: Mapping[int, Tensor], steps: int) -> float:
+    """Return the rate at which the planned steps would bring the loss to nothing, were it as steep all the way.
+
+    A rate in the units of hidden states or of weights would be too small for one model and too large for the next.
+    """
+    drop = -sum(float((seen.gradients[layer] * move).sum()) for layer, move in moves.items())
+    return seen.loss / (steps * drop) if drop > 0 else 0.0
 
 
 class Descent(Repair):
@@ -153,10 +152,6 @@ class Descent(Repair):
         super().__init__(mode, sweeps, undo, guard, fold_gain)
         self.layers = layers
         self.pace = pace
-
-    @abstractmethod
-    def rate(self, course: Course, seen: Look) -> float:
-        """Return the first step's rate."""
 
     @abstractmethod
     def directions(self, course: Course, seen: Look) -> Mapping[int, Tensor]:
@@ -192,13 +187,15 @@ class Descent(Repair):
     def _walk(self, course: Course) -> int:
         work, pace = course.work, self.pace
         seen = look(work, course.rows, course.doors, course.layers)
-        rate = self.rate(course, seen)
+        rate = None
         for step in range(pace.most):
             if self._enough(seen):
                 return step
-            if step and step % pace.steps == 0:
-                rate *= 2
             kept, moves = work.weights, self.directions(course, seen)
+            if rate is None:
+                rate = pace.rate if pace.rate != "auto" else first_rate(seen, moves, pace.steps)
+            elif step % pace.steps == 0:
+                rate *= 2
             work.weights = work.moved({layer: rate * move for layer, move in moves.items()})
             new = look(work, course.rows, course.doors, course.layers)
             if pace.backtrack and not new.loss <= seen.loss:

@@ -27,7 +27,7 @@ class SGD(Descent):
             solved nothing.
         mode: which failures are repaired together; see `Repair`. The paper's protocol has its own.
         layers: blocks that change; see `chosen_layers`.
-        learning_rate: of every step.
+        learning_rate: of the first step; `auto` takes as many steps as planned, to first order.
         steps: planned.
         most_steps: at most.
         margin: the target's logit has to be so far above the others.
@@ -39,20 +39,15 @@ class SGD(Descent):
         protocol: Literal["sound", "paper"] = "sound",
         mode: Mode = "answer",
         layers: LayerChoice = "all",
-        learning_rate: float = 1e-2,
+        learning_rate: float | Literal["auto"] = 1e-2,
         steps: int = 10,
         most_steps: int = 40,
         margin: float = 0.5,
         guard: float | None = None,
     ) -> None:
         sound = protocol == "sound"
-        pace = Pace(steps, most_steps if sound else steps, margin if sound else None, backtrack=sound)
+        pace = Pace(learning_rate, steps, most_steps if sound else steps, margin if sound else None, backtrack=sound)
         super().__init__(mode if sound else "iterative", layers, pace, 3 if sound else 1, undo=sound, guard=guard)
-        self.learning_rate = learning_rate
-
-    def rate(self, course: Course, seen: Look) -> float:
-        """Return the learning rate."""
-        return self.learning_rate
 
     def directions(self, course: Course, seen: Look) -> Mapping[int, Tensor]:
         """Return the gradients, downward."""

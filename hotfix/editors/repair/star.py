@@ -39,9 +39,8 @@ class STAR(Descent):
             were not solved. The arguments below are read only then.
         mode: which failures are repaired together; see `Repair`.
         layers: blocks that change; see `chosen_layers`.
-        learning_rate: of the first step, in units of the steer; `auto` is `relative_rate` of the residual stream's root
-            mean square, because a steer's size knows nothing of the model's.
-        relative_rate: see `learning_rate`.
+        learning_rate: of the first step, in units of the steer, whose size knows nothing of the model's; `auto` takes
+            as many steps as planned, to first order.
         steps: planned; each time they have passed in vain, the rate doubles.
         most_steps: at most.
         margin: a target's logit has to be so far above the others.
@@ -57,7 +56,6 @@ class STAR(Descent):
         mode: Mode = "answer",
         layers: LayerChoice = "all",
         learning_rate: float | Literal["auto"] = "auto",
-        relative_rate: float = 1e-2,
         steps: int = 10,
         most_steps: int = 40,
         margin: float = 0.5,
@@ -66,22 +64,14 @@ class STAR(Descent):
         guard: float | None = None,
     ) -> None:
         if protocol == "paper":
-            pace = Pace(steps=10, most=10, margin=None, backtrack=False)
+            pace = Pace(_PAPER_RATE, steps=10, most=10, margin=None, backtrack=False)
             super().__init__("iterative", "all", pace, sweeps=1, undo=False, guard=guard, fold_gain=False)
         else:
-            pace = Pace(steps, most_steps, margin, backtrack=True)
+            pace = Pace(learning_rate, steps, most_steps, margin, backtrack=True)
             super().__init__(mode, layers, pace, guard=guard)
         self.protocol = protocol
-        self.learning_rate: float | Literal["auto"] = _PAPER_RATE if protocol == "paper" else learning_rate
-        self.relative_rate = relative_rate
         self.sparsity: Literal["none", "autoly", "layerly"] = "none" if protocol == "paper" else sparsity
         self.ratio = ratio
-
-    def rate(self, course: Course, seen: Look) -> float:
-        """Return the first step's size in units of the steer."""
-        if self.learning_rate != "auto":
-            return self.learning_rate
-        return self.relative_rate * float(seen.residual[course.start.margin <= 0].mean())
 
     def prepare(self, course: Course) -> None:
         """Choose the neurons, on the first batch of texts."""
