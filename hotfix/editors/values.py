@@ -2,16 +2,16 @@
 
 ROME (Meng et al. 2022, https://arxiv.org/abs/2202.05262, eq. 4) searches it at the feed-forward output, MEMIT
 (https://arxiv.org/abs/2210.07229, eq. 16) at the block's output, PMET (https://arxiv.org/abs/2308.08742) at the outputs
-of attention and feed-forward part together. Nothing below the block depends on the vector, so what enters the block is
-computed once, and gradients of activations are all that is needed above.
+of attention and feed-forward part together. Nothing below the block or before the token depends on the vector, so that
+is computed once (`hotfix.editors.tails`), and above only gradients of activations are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
 from hotfix.editors.rows import TargetRows, target_rows
-from hotfix.models.layout import find_blocks, lower_blocks, upper_blocks
-from hotfix.models.states import head_logits, hidden_states
+from hotfix.editors.tails import Tails, tail_states, tails_from
+from hotfix.models.layout import find_blocks
+from hotfix.models.states import head_logits
 from hotfix.models.trace import captured, changed_output
 
 __all__ = ["Place", "Search", "Value", "search_value"]
@@ -92,13 +93,13 @@ class Value(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """A search's fixed parts: the first `asking` rows ask for the target, the others should stay."""
+    """A search's fixed parts: the first `asking` rows ask for the target, the others should stay as `usual` says."""
 
     model: PreTrainedModel
     place: Place
     rows: TargetRows
     asking: int
-    entering: Tensor
+    tails: Tails
     usual: Tensor
 
 
@@ -112,9 +113,9 @@ def search_value(
     """
     own = in_contexts(request, around)
     rows = target_rows([*own, *around.others], model.device)
-    entering, start = _beginning(model, place, rows)
-    usual = _last_logits(model, place, rows, entering, {}, len(own)).log_softmax(-1).detach()
-    problem = _Problem(model, place, rows, len(own), entering, usual)
+    tails, start = _tails(model, place, rows)
+    usual = head_logits(model, tails.states[len(own) :]).log_softmax(-1)
+    problem = _Problem(model, place, rows, len(own), tails, usual)
     shift = {name: nn.Parameter(torch.zeros_like(vector)) for name, vector in start.items()}
     groups = [
         {"params": [shift[name]], "lr": search.learning_rate * float(vector.square().mean().sqrt())}
@@ -142,10 +143,9 @@ def _loss(
     """Return the target's loss, and what else is paid for the shift."""
     rows, count = problem.rows, problem.asking
     asked = rows.row < count
-    states = _shifted_states(problem.model, problem.place, rows, problem.entering, shift)
-    row = torch.cat([rows.row[asked], torch.arange(count, len(rows.last), device=rows.row.device)])
-    column = torch.cat([rows.column[asked], rows.last[count:]])
-    logits = head_logits(problem.model, states[row, column])
+    states = _shifted_states(problem.model, problem.place, problem.tails, shift)
+    chosen = states[rows.row[asked], rows.column[asked] - rows.last[rows.row[asked]]]
+    logits = head_logits(problem.model, torch.cat([chosen, states[count:, 0]]))
     wanted = int(asked.sum())
     loss = F.cross_entropy(logits[:wanted], rows.token[asked])
     rest = loss.new_zeros(())
@@ -158,67 +158,24 @@ def _loss(
 
 
 @torch.no_grad()
-def _beginning(model: PreTrainedModel, place: Place, rows: TargetRows) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what enters the block, [B, T, D], and what its modules put out at the first row's prompt end, [H]."""
-    decoder = model.get_decoder()
-    block = find_blocks(decoder).blocks[place.block]
-    with (
-        lower_blocks(decoder, place.block + 1),
-        captured({_INPUT: block}, "input") as entered,
-        captured(place.modules, "output") as seen,
-    ):
-        hidden_states(cast("nn.Module", model), rows.rows)
-    return entered[_INPUT].detach(), {name: seen[name][0, rows.last[0]].float() for name in place.modules}
+def _tails(model: PreTrainedModel, place: Place, rows: TargetRows) -> tuple[Tails, dict[str, Tensor]]:
+    """Run the model once; also return what the place's modules put out at the first row's prompt end, [H]."""
+    block = find_blocks(model.get_decoder()).blocks[place.block]
+    with captured({_INPUT: block}, "input") as entered, captured(place.modules, "output") as seen:
+        tails = tails_from(model, rows.rows, rows.last, lambda: entered[_INPUT])
+    return tails, {name: seen[name][0, rows.last[0]].float() for name in place.modules}
 
 
-@torch.no_grad()
-def _last_logits(
-    model: PreTrainedModel, place: Place, rows: TargetRows, entering: Tensor, shift: Mapping[str, Tensor], first: int
-) -> Tensor:
-    """Return the logits at the prompts' ends of the rows from `first` on, [Q, V]."""
-    states = _shifted_states(model, place, rows, entering, shift)
-    chosen = torch.arange(first, len(rows.last), device=rows.last.device)
-    return head_logits(model, states[chosen, rows.last[first:]])
+def _shifted_states(model: PreTrainedModel, place: Place, tails: Tails, shift: Mapping[str, Tensor]) -> Tensor:
+    """Return the last hidden states of the tails, [B, S, H], with vectors added at their first tokens."""
 
-
-def _shifted_states(
-    model: PreTrainedModel, place: Place, rows: TargetRows, entering: Tensor, shift: Mapping[str, Tensor]
-) -> Tensor:
-    """Return the last hidden states, [B, T, D], with vectors added at each prompt's last token."""
-    every = torch.arange(len(rows.last), device=rows.last.device)
-
-    def at_end(vector: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda out: out.index_put((every, rows.last), vector.to(out.dtype), accumulate=True)
+    def at_first(vector: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda out: torch.cat([out[:, :1] + vector.to(out.dtype), out[:, 1:]], dim=1)
 
     with ExitStack() as stack:
         for name, vector in shift.items():
-            stack.enter_context(changed_output(place.modules[name], at_end(vector)))
-        stack.enter_context(_from_block(model, place.block, entering))
-        return hidden_states(cast("nn.Module", model), rows.rows)
-
-
-@contextmanager
-def _from_block(model: PreTrainedModel, first: int, entering: Tensor) -> Iterator[None]:
-    """Let `entering` enter a block, whatever is computed below it, and compute nothing there where that can be helped.
-
-    What is put in is no embedding: GPT-2 would add its positions to it, Gemma 2 scale it.
-    """
-    decoder = model.get_decoder()
-    block = find_blocks(decoder).blocks[first]
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (entering, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": entering}
-
-    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
-    # Where blocks are of several kinds, decoders look the kind up by a block's place in the list.
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    try:
-        with upper_blocks(decoder, first if len(kinds) <= 1 else 0):
-            yield
-    finally:
-        handle.remove()
+            stack.enter_context(changed_output(place.modules[name], at_first(vector)))
+        return tail_states(model, tails, place.block)
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ __all__ = [
     "own_precision",
     "plain_model",
     "prefix_length",
+    "token_inputs",
     "upper_states",
 ]
 
@@ -113,7 +114,7 @@ def check_halves(model: nn.Module) -> None:
     for ending in (1, 2):
         own = (branch[0] == 0) | (branch[0] == ending)
         with own_precision(model):
-            expected = model(**_tokens(model, ids[:, own]), use_cache=False).logits[0].float()
+            expected = model(**token_inputs(model, ids[:, own]), use_cache=False).logits[0].float()
             plain = model(input_ids=ids[:, own], use_cache=False).logits[0].float()
         worst = (got[own] - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         # Given ids, a half-precision model rounds more, so single logits say little; another function shows in all.
@@ -130,12 +131,12 @@ def _one_branch(model: nn.Module, rows: TokenRows) -> Tensor:
     mask = F.pad((rows.branch != PADDING).long(), (prefix_length(model), 0), value=1)
     decoder = plain_model(model).get_decoder()
     with _attention(decoder, rows):
-        output = decoder(**_tokens(model, rows.input_ids), attention_mask=mask, **_prefix(model, len(mask)))
+        output = decoder(**token_inputs(model, rows.input_ids), attention_mask=mask, **_prefix(model, len(mask)))
     return cast("Tensor", output.last_hidden_state)
 
 
 def _both_branches(model: nn.Module, rows: TokenRows) -> Tensor:
-    return _masked(model, rows, **_tokens(model, rows.input_ids))
+    return _masked(model, rows, **token_inputs(model, rows.input_ids))
 
 
 def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
@@ -153,8 +154,8 @@ def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
     return cast("Tensor", output.last_hidden_state)
 
 
-def _tokens(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
-    """What a decoder is given: the embeddings of a half-precision model in float32.
+def token_inputs(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
+    """Return what a decoder is given for tokens [B, T]: the embeddings of a half-precision model in float32.
 
     The sums between its blocks stay in float32 then, at no cost in time. In bfloat16 each sum is rounded, and two
     passes that round apart differ by some 0.003 nats a token, more than a patch moves what it should leave alone.

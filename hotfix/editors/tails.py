@@ -1,0 +1,142 @@
+"""The ends of rows, run again and again above some block, with all else computed once.
+
+A change at one position of one block reaches neither the blocks below nor the positions before. What enters the block
+is kept, and what attention keeps of the positions before; a pass costs what its few last tokens cost in the upper
+blocks.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from hotfix.errors import ModelError
+from hotfix.models.layout import find_blocks, upper_blocks
+from hotfix.models.rows import PADDING, TokenRows
+from hotfix.models.states import own_precision, token_inputs
+
+__all__ = ["Tails", "from_block", "tail_states", "tails_from"]
+
+
+class Tails(NamedTuple):
+    """B rows from one position of each on, S tokens at most.
+
+    Attributes:
+        entering: what enters the block, [B, S, D].
+        position: of each token in its text, int64 [B, S].
+        mask: of the tokens before, which end at the same column, and of these, int64 [B, P + S].
+        cache: keys and values of the tokens before.
+        states: last hidden states at the first tokens, [B, D].
+    """
+
+    entering: Tensor
+    position: Tensor
+    mask: Tensor
+    cache: DynamicCache
+    states: Tensor
+
+
+@torch.no_grad()
+def tails_from(model: PreTrainedModel, rows: TokenRows, start: Tensor, entered: Callable[[], Tensor]) -> Tails:
+    """Run a model once, and keep what its rows' tails need.
+
+    Args:
+        model: frozen.
+        rows: plain texts, padded on the right.
+        start: position at which each row's tail begins, int64 [B].
+        entered: gives what has entered the block in this run, [B, T, D].
+
+    Raises:
+        ModelError: the model keeps something other than keys and values.
+    """
+    there = rows.branch != PADDING
+    decoder = cast("nn.Module", model.get_decoder())
+    with own_precision(cast("nn.Module", model)):
+        output = decoder(
+            **token_inputs(cast("nn.Module", model), rows.input_ids),
+            attention_mask=there.long(),
+            # The model's own choice may forget what has left a sliding window.
+            past_key_values=DynamicCache(),
+            use_cache=True,
+        )
+    before, width = int(start.max()), int((there.sum(1) - start).max())
+    steps = torch.arange(max(before, width), device=start.device)
+    past = steps[:before] - (before - start)[:, None]  # [B, P], negative where a shorter row has none
+    tail = start[:, None] + steps[:width]  # [B, S]
+    mask = torch.cat([past >= 0, tail < there.sum(1, keepdim=True)], dim=1).long()
+    tail, past = tail.clamp(max=there.shape[1] - 1), past.clamp(min=0)
+    every = torch.arange(len(start), device=start.device)
+    return Tails(
+        entered()[every[:, None], tail].detach(),
+        tail,
+        mask,
+        _chosen(model, output.past_key_values, past),
+        output.last_hidden_state[every, start],
+    )
+
+
+def tail_states(model: PreTrainedModel, tails: Tails, first: int) -> Tensor:
+    """Return the last hidden states of the tails, [B, S, D], from block `first` on."""
+    decoder = cast("nn.Module", model.get_decoder())
+    # Passes append to a cache, by new tensors.
+    cache = copy.copy(tails.cache)
+    cache.layers = [copy.copy(layer) for layer in tails.cache.layers]
+    known = "position_ids" in inspect.signature(decoder.forward).parameters
+    with own_precision(cast("nn.Module", model)), from_block(model, first, tails.entering):
+        output = decoder(
+            inputs_embeds=tails.entering,
+            attention_mask=tails.mask,
+            past_key_values=cache,
+            use_cache=True,
+            **({"position_ids": tails.position} if known else {}),
+        )
+    return cast("Tensor", output.last_hidden_state)
+
+
+@contextmanager
+def from_block(model: PreTrainedModel, first: int, entering: Tensor) -> Iterator[None]:
+    """Let `entering` enter a block, whatever is computed below it, and compute nothing there where that can be helped.
+
+    What is put in is no embedding: GPT-2 would add its positions to it, Gemma 2 scale it.
+    """
+    decoder = cast("nn.Module", model.get_decoder())
+    block = find_blocks(decoder).blocks[first]
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (entering, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": entering}
+
+    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
+    # Where blocks are of several kinds, decoders look the kind up by a block's place in the list.
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    try:
+        with upper_blocks(decoder, first if len(kinds) <= 1 else 0):
+            yield
+    finally:
+        handle.remove()
+
+
+def _chosen(model: PreTrainedModel, cache: object, past: Tensor) -> DynamicCache:
+    """Return keys and values of the positions before the tails, moved next to them: [B, P] -> B rows of P."""
+    chosen = DynamicCache()
+    for i, layer in enumerate(getattr(cache, "layers", ())):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None:
+            break
+        chosen.update(*(part.gather(2, _like(past, part)) for part in (keys, values)), i)
+    if len(chosen.layers) != len(find_blocks(model.get_decoder()).blocks):
+        raise ModelError(f"{type(model).__name__} keeps something other than keys and values, so it can't be edited so")
+    return chosen
+
+
+def _like(past: Tensor, part: Tensor) -> Tensor:
+    """[B, P] -> [B, heads, P, width]."""
+    return past[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3])
