@@ -120,6 +120,9 @@ class HotfixCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> HotfixTrainer:  # noqa: ANN401  the trainer's own arguments
         """Add the callbacks that every run has."""
         config = self.config[self.subcommand]
+        if self.subcommand == "edit" and config.trainer.enable_model_summary is None:
+            # Of weights that are trained; there are none.
+            config.trainer.enable_model_summary = False
         # The run folder first: the state that an interrupt saves holds the step that it has counted.
         gates = parse_gates(config.gate)
         folder = RunFolder(self._run_name, self._resolved(), config.seed_everything, gates)

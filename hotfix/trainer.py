@@ -26,6 +26,7 @@ __all__ = ["HotfixTrainer"]
 
 # Prompts that show what else moved, where one edit is made by hand.
 _UNRELATED = 5
+_WIDTH = 120
 
 
 class HotfixTrainer(Trainer):
@@ -103,7 +104,9 @@ class HotfixTrainer(Trainer):
 
     def _show_edit(self) -> None:
         slices = {place.partition("/")[2]: records for place, (_, records) in RunFolder.of(self).records.items()}
-        console = Console(soft_wrap=True, highlight=False)
+        console = Console(highlight=False)
+        # What isn't a terminal has no width of its own, and rich would take 80.
+        console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
         console.print(Rule("what it writes", style="dim"), edit_table(shown(slices)))
 
     def check(self, model: LightningModule, datamodule: HotfixDataModule, limit: int = 20) -> list[Finding]:

@@ -16,7 +16,7 @@ _NAMES: Final = {
     "specificity": "neighbour",
     "unrelated": "unrelated",
 }
-_WIDEST: Final = 60
+_WIDEST: Final = 44
 
 
 class Shown(NamedTuple):
@@ -70,11 +70,21 @@ def edit_table(rows: Iterator[Shown]) -> Table:
 
 
 def _short(text: str) -> str:
-    lines = text.strip("\n")
-    return lines if len(lines) <= 2 * _WIDEST else f"{lines[: 2 * _WIDEST]} ..."
+    """The beginning of a text, on one line."""
+    line = _line(text)
+    return line if len(line) <= _WIDEST else f"{line[:_WIDEST]}..."
 
 
 def _tail(text: str) -> str:
-    """The end of a prompt, from its last lines."""
-    last = "\n".join(text.rstrip("\n").split("\n")[-2:])
-    return last if len(last) <= _WIDEST else f"... {last[-_WIDEST:]}"
+    """The end of a prompt, on one line."""
+    line = _line(text)
+    return line if len(line) <= _WIDEST else f"...{line[-_WIDEST:]}"
+
+
+def _line(text: str) -> str:
+    r"""A text on one line, its line breaks shown and its indentation not.
+
+    >>> _line("\n  a =\n    1")
+    'a = ↵ 1'
+    """
+    return " ↵ ".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
