@@ -41,7 +41,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_all_are_found() -> None:
     assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(STUDIES)
-    assert len(OVERLAYS) == 5
+    assert len(OVERLAYS) == 6
     assert len(STUDIES) == 2
     assert len(OBJECTIVES) == 16
     assert len(DATA) == 6

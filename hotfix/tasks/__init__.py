@@ -7,6 +7,8 @@ from hotfix.tasks.drift import Drift
 from hotfix.tasks.edit import EditQuality
 from hotfix.tasks.email_leak import EmailLeak
 from hotfix.tasks.humaneval import HumanEval
+from hotfix.tasks.relearning import Relearning
+from hotfix.tasks.rounding import Rounding
 
 __all__ = [
     "BugFix",
@@ -16,6 +18,8 @@ __all__ = [
     "EmailLeak",
     "Example",
     "HumanEval",
+    "Relearning",
+    "Rounding",
     "Slice",
     "Subject",
     "Task",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
@@ -15,9 +14,10 @@ from hotfix.data.schema import CodePair
 from hotfix.generation import Completion, SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate, SubstringRate, VerdictRate
 from hotfix.tasks.base import Example, Slice, Subject, Task
+from hotfix.tasks.probabilities import probabilities, probability_metrics
 from hotfix.tasks.prompting import PairPrompt, PromptEnd, StatementsEnd, pair_prompt, paper_prompt
 from hotfix.tasks.protocol import Protocol, settle
-from hotfix.tasks.scoring import PairLogProbs, pair_log_probs
+from hotfix.tasks.scoring import pair_log_probs
 from hotfix.tasks.unrelated import observe_unrelated
 from hotfix.tasks.verdict import find_substrings, judge, open_brackets, statements
 from hotfix.types import Split
@@ -130,7 +130,7 @@ class BugFix(Task):
         for (_, example), completions, score in zip(items, self._draw(subject, items), scores, strict=True):
             pair, _, prompt = example.payload
             texts = [subject.text([*prompt.begun, *c.token_ids]) for c in completions]
-            records.append({**self._judged(pair, prompt, texts), **_probabilities(score)})
+            records.append({**self._judged(pair, prompt, texts), **probabilities(score)})
             subject.progress(1)
         return records
 
@@ -174,8 +174,7 @@ class BugFix(Task):
     def _pair_metrics(self, count: int) -> dict[str, ExampleMetric]:
         own: dict[str, ExampleMetric] = {
             **{f"{verdict}_rate": VerdictRate(verdict) for verdict in ("fixed", "buggy", "neither")},
-            **{name: RecordMean(name) for name in ("p_fixed", "p_buggy", "p_fixed_at_edit", "p_buggy_at_edit")},
-            "prefers_fixed": RecordRate("prefers_fixed"),
+            **probability_metrics(),
         }
         if self.protocol == "paper":
             own |= {f"{side}_substring_rate": SubstringRate(side) for side in ("fixed", "buggy", "both", "neither")}
@@ -206,16 +205,6 @@ class BugFix(Task):
                 ids = ids[: self.specificity_prompt]
                 examples.append(Example(text.id, text.id.split(":")[0], ids, ids))
         return examples
-
-
-def _probabilities(score: PairLogProbs) -> dict[str, Any]:
-    return {
-        "p_fixed": math.exp(score.fixed),
-        "p_buggy": math.exp(score.buggy),
-        "p_fixed_at_edit": math.exp(score.fixed_at_edit),
-        "p_buggy_at_edit": math.exp(score.buggy_at_edit),
-        "prefers_fixed": score.fixed_at_edit > score.buggy_at_edit,
-    }
 
 
 def evenly(items: Sequence[_T], limit: int | None) -> list[_T]:

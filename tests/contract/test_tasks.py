@@ -18,7 +18,20 @@ from hotfix.generation.stopping import Completion
 from hotfix.metrics import Record
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.sandbox import Limits
-from hotfix.tasks import BugFix, CanaryExposure, Drift, EditQuality, EmailLeak, Example, HumanEval, Slice, Subject, Task
+from hotfix.tasks import (
+    BugFix,
+    CanaryExposure,
+    Drift,
+    EditQuality,
+    EmailLeak,
+    Example,
+    HumanEval,
+    Relearning,
+    Rounding,
+    Slice,
+    Subject,
+    Task,
+)
 
 Answer = Callable[[Example], str]
 
@@ -139,6 +152,8 @@ CASES: Mapping[str, tuple[type[Task], Case]] = {
             "pass@1",
         ),
     ),
+    "relearning": (Relearning, Case(lambda: Relearning([1, 2], pairs=2, examples=3))),
+    "rounding": (Rounding, Case(lambda: Rounding(8, examples=3))),
 }
 tasks = pytest.mark.parametrize("case", [case for _, case in CASES.values()], ids=CASES)
 WRITTEN = {name: case for name, (_, case) in CASES.items() if case.right}
