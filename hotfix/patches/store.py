@@ -11,6 +11,7 @@ from hotfix.atomic import atomic_folder, recover
 from hotfix.errors import PatchError
 from hotfix.patches.adapter_patch import AdapterPatch
 from hotfix.patches.base import Patch, Provenance
+from hotfix.patches.codebook import Codebook
 from hotfix.patches.prompt_patch import PromptPatch
 from hotfix.patches.weight_delta import WeightDelta
 from hotfix.report.results import to_json
@@ -19,6 +20,7 @@ __all__ = ["load_patch", "save_patch"]
 
 _KINDS: Mapping[str, Callable[[Provenance, Path], Patch]] = {
     "adapter": AdapterPatch,
+    "codebook": Codebook,
     "prompt": PromptPatch,
     "weights": WeightDelta,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from hotfix.editors import EMMET, FT, MEMIT, PMET, ROME, AlphaEdit, Editor, Search, UltraEdit
+from hotfix.editors import EMMET, FT, GRACE, MEMIT, PMET, ROME, AlphaEdit, Editor, Search, UltraEdit
 
 __all__ = ["CASES", "Case"]
 
@@ -30,6 +30,8 @@ SEARCH = Search(steps=4, prefixes=2, others=2)
 CASES: Mapping[str, tuple[type[Editor], Case]] = {
     "ft-m": (FT, Case(lambda: FT([1], radius=None, learning_rate=1e-2))),
     "ft-l": (FT, Case(lambda: FT([0, 1], radius=1e-2, learning_rate=1e-2, loss_at="prompt"))),
+    "grace": (GRACE, Case(lambda: GRACE(1, steps=20))),
+    "grace-cold": (GRACE, Case(lambda: GRACE(0, steps=20, start="cold", radius=0.5, relative=False))),
     "rome": (ROME, Case(lambda: ROME([1], SEARCH))),
     "rome-paper": (ROME, Case(lambda: ROME([0], SEARCH, protocol="paper", window=2))),
     "emmet": (EMMET, Case(lambda: EMMET([1], SEARCH, window=3))),

@@ -1,0 +1,219 @@
+"""Edits kept beside a model: where what enters one layer is near an edit's key, the edit's value comes out of it.
+
+GRACE (https://arxiv.org/abs/2211.11031) looks at one token only and keeps track of which it is; here every position is
+looked up, and its key follows from the text up to it. So it makes no difference how the text is padded, what else is in
+the batch, what was read into a key-value cache before, or how often a model has generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from hotfix.errors import PatchError
+from hotfix.models.layout import feed_forward_output
+from hotfix.patches.base import Patch, Provenance, check_base
+from hotfix.patches.entries import Entries, Entry
+from hotfix.patches.nearest import NearestKey
+from hotfix.patches.queries import KeyEncoder, Pool, PrefixMeans, exactly
+
+__all__ = ["Codebook", "KeyRule", "Queries"]
+
+_TENSORS, _FILE = "codebook.safetensors", "codebook.json"
+_ENCODER = "encoder."
+
+
+@dataclass(frozen=True)
+class KeyRule:
+    """What is compared: what enters a block's feed-forward output projection.
+
+    Attributes:
+        block: index of the block.
+        pool: that of a position's own token (`last`), or the mean over all up to it (`mean`).
+        encoder: what it is put through; None for as it is.
+        reach: radius of a ball by itself, where it is the same for all.
+    """
+
+    block: int
+    pool: Pool = "last"
+    encoder: KeyEncoder | None = None
+    reach: float | None = None
+
+
+class Queries:
+    """Computes what is compared with keys, while a model runs.
+
+    Args:
+        model: the base.
+        rule: what is compared.
+    """
+
+    def __init__(self, model: PreTrainedModel, rule: KeyRule) -> None:
+        place = feed_forward_output(cast("nn.Module", model), rule.block)
+        self.module, self._rule = place.module, rule
+        self._encoder = None if rule.encoder is None else rule.encoder.to(place.weight.device)
+        self._means = PrefixMeans(model.get_decoder(), place.name) if rule.pool == "mean" else None
+
+    def attach(self) -> list[RemovableHandle]:
+        """Watch every pass from now on, until the handles are removed."""
+        return [] if self._means is None else self._means.attach()
+
+    def pooled(self, inputs: Tensor) -> Tensor:
+        """Return what would be encoded, of what enters the projection in this pass: [B, Q, D] -> float32 [B, Q, D]."""
+        with exactly(inputs.device):
+            return inputs.float() if self._means is None else self._means.of(inputs)
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return the queries, float32 [B, Q, K]."""
+        pooled = self.pooled(inputs)
+        with exactly(inputs.device):
+            return pooled if self._encoder is None else cast("Tensor", self._encoder(pooled))
+
+
+@dataclass
+class _Worn:
+    """What is on one model."""
+
+    handles: list[RemovableHandle] = field(default_factory=list)
+    on: bool = True
+
+
+class Codebook(Patch):
+    """Keys and values at one block's feed-forward output projection.
+
+    At every position the projection's input gives a query; where it is in the ball around a key, the nearest such key's
+    value takes the place of the projection's output there. Nothing of the base is changed.
+
+    Args:
+        provenance: where it comes from.
+        folder: with `codebook.json` and `codebook.safetensors`.
+        rule: what is compared with the keys; given with `entries` where there is no folder.
+        entries: the edits.
+
+    Raises:
+        PatchError: the folder's files are missing or damaged.
+    """
+
+    def __init__(
+        self,
+        provenance: Provenance,
+        folder: Path | None = None,
+        rule: KeyRule | None = None,
+        entries: Entries | None = None,
+    ) -> None:
+        self.provenance = provenance
+        if folder is not None:
+            rule, entries = _read(folder)
+        if rule is None or entries is None:
+            raise PatchError("a codebook is made from a folder, or from a rule and entries")
+        self.rule, self.entries = rule, entries
+        self._worn: WeakKeyDictionary[nn.Module, _Worn] = WeakKeyDictionary()
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Put a hook on the projection; the model itself is returned."""
+        check_base(self.provenance, model)
+        if model in self._worn:
+            raise PatchError(f"this patch is on the {type(model).__name__} already; take it off first")
+        worn = _Worn()
+        if len(self.entries):
+            queries = Queries(cast("PreTrainedModel", model), self.rule)
+            worn.handles = [*queries.attach(), queries.module.register_forward_hook(self._hook(queries, worn))]
+        self._worn[model] = worn
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Take the hook off."""
+        for handle in self._of(model).handles:
+            handle.remove()
+        del self._worn[model]
+        return model
+
+    @contextmanager
+    def reference(self, model: nn.Module) -> Iterator[None]:
+        """Leave every output as it is for a while."""
+        worn = self._of(model)
+        before, worn.on = worn.on, False
+        try:
+            yield
+        finally:
+            worn.on = before
+
+    def without(self, ids: Sequence[str]) -> Codebook:
+        """Return the patch less some edits; all others are, bit for bit, as if those had never been made.
+
+        Raises:
+            PatchError: it holds no such edit.
+        """
+        missing = [name for name in ids if self.entries.at(name) is None]
+        if missing:
+            raise PatchError(f"the codebook holds no edit {missing[0]!r}; it has {len(self.entries)}")
+        return Codebook(self.provenance, rule=self.rule, entries=self.entries.without(ids))
+
+    def save(self, folder: Path) -> None:
+        """Write keys, values, radii, the encoder, and whose they are."""
+        entries, encoder = self.entries, self.rule.encoder
+        tensors = {name: getattr(entries, name) for name in ("keys", "values", "reach", "radii")}
+        tensors |= {} if encoder is None else {_ENCODER + name: t for name, t in encoder.state_dict().items()}
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / _TENSORS)
+        described = {
+            "block": self.rule.block,
+            "pool": self.rule.pool,
+            "reach": self.rule.reach,
+            "slope": None if encoder is None else encoder.slope,
+            "edits": [asdict(edit) for edit in entries.edits],
+        }
+        (folder / _FILE).write_text(json.dumps(described) + "\n", encoding="utf-8")
+
+    def _hook(self, queries: Queries, worn: _Worn) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        device = cast("Tensor", queries.module.weight).device
+        own = (self.entries.radii >= 0).nonzero()[:, 0]  # the others' balls hold nothing
+        table = NearestKey(self.entries.keys[own].to(device), self.entries.radii[own].to(device))
+        values = self.entries.values[own].to(device)
+
+        def replace(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+            if not worn.on:
+                return None
+            with torch.no_grad():
+                asked = queries.of(args[0])
+                with exactly(asked.device):
+                    found = table.find(asked.reshape(-1, asked.shape[-1])).view(asked.shape[:-1])
+            fires = found >= 0
+            if not bool(fires.any()):
+                return None
+            replaced = out.clone()
+            replaced[fires] = values[found[fires]].to(out.dtype)
+            return replaced
+
+        return replace
+
+    def _of(self, model: nn.Module) -> _Worn:
+        if model not in self._worn:
+            raise PatchError(f"this patch isn't on the {type(model).__name__}; apply it first")
+        return self._worn[model]
+
+
+def _read(folder: Path) -> tuple[KeyRule, Entries]:
+    try:
+        tensors = load_file(folder / _TENSORS)
+        described: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        state = {name.removeprefix(_ENCODER): t for name, t in tensors.items() if name.startswith(_ENCODER)}
+        encoder = KeyEncoder.restored(state, described["slope"]) if state else None
+        edits = tuple(Entry(e["id"], tuple(e["prompt"]), tuple(e["target"]), e["shares"]) for e in described["edits"])
+        entries = Entries(edits, *(tensors[name] for name in ("keys", "values", "reach", "radii")))
+        if {len(edits)} != {len(t) for t in (entries.keys, entries.values, entries.reach, entries.radii)}:
+            raise ValueError(f"{len(edits)} edits, but {len(entries.keys)} keys")
+        return KeyRule(described["block"], described["pool"], encoder, described["reach"]), entries
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise PatchError(f"{folder}: the codebook can't be loaded ({error}); make the patch again") from error
