@@ -21,7 +21,10 @@ STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
 RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 EDITORS = (
+    "edit_smoke",
+    "ft_l",
     "ft_m",
+    "lora_edit",
     "ultra_edit",
 )
 

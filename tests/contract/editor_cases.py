@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from hotfix.editors import EMMET, FT, GRACE, MEMIT, PMET, ROME, AlphaEdit, Editor, Search, UltraEdit
+from hotfix.editors import (
+    AGRACE,
+    ASTRA,
+    EMMET,
+    FT,
+    GRACE,
+    MEMIT,
+    MINT,
+    PMET,
+    ROME,
+    SGD,
+    STAR,
+    AlphaEdit,
+    Contrast,
+    Editor,
+    LoRAEdit,
+    Search,
+    UltraEdit,
+)
 
 __all__ = ["CASES", "Case"]
 
@@ -30,6 +48,10 @@ SEARCH = Search(steps=4, prefixes=2, others=2)
 CASES: Mapping[str, tuple[type[Editor], Case]] = {
     "ft-m": (FT, Case(lambda: FT([1], radius=None, learning_rate=1e-2))),
     "ft-l": (FT, Case(lambda: FT([0, 1], radius=1e-2, learning_rate=1e-2, loss_at="prompt"))),
+    "lora": (LoRAEdit, Case(lambda: LoRAEdit(learning_rate=1e-2))),
+    "lora-drift": (LoRAEdit, Case(lambda: LoRAEdit([1], matrices="both", steps=8, learning_rate=1e-2, drift=0.1))),
+    "a-grace": (AGRACE, Case(lambda: AGRACE(1, contrast=Contrast(epochs=3), steps=20))),
+    "a-grace-raw": (AGRACE, Case(lambda: AGRACE(1, pool="last", encodes=False, steps=20))),
     "grace": (GRACE, Case(lambda: GRACE(1, steps=20))),
     "grace-cold": (GRACE, Case(lambda: GRACE(0, steps=20, start="cold", radius=0.5, relative=False))),
     "rome": (ROME, Case(lambda: ROME([1], SEARCH))),
@@ -38,5 +60,11 @@ CASES: Mapping[str, tuple[type[Editor], Case]] = {
     "memit": (MEMIT, Case(lambda: MEMIT([0, 1], SEARCH))),
     "pmet": (PMET, Case(lambda: PMET([0, 1], SEARCH))),
     "alpha-edit": (AlphaEdit, Case(lambda: AlphaEdit([0, 1], SEARCH, threshold=0.5))),
+    "star": (STAR, Case(STAR)),
+    "star-paper": (STAR, Case(lambda: STAR("paper"))),
+    "star-joint": (STAR, Case(lambda: STAR(mode="joint", sparsity="layerly"))),
+    "mint": (MINT, Case(MINT)),
+    "sgd": (SGD, Case(lambda: SGD(mode="iterative", learning_rate="auto"))),
+    "astra": (ASTRA, Case(lambda: ASTRA(layers="all", neurons=None))),
     "ultra-edit": (UltraEdit, Case(lambda: UltraEdit([0, 1], eta=1e-2), passes=1)),
 }
