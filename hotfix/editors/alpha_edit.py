@@ -27,6 +27,8 @@ class AlphaEdit(LocateThenEdit):
         ridge: L2, in units of the mean of k^T P k over the keys. Published: 1, absolute.
         window: part a longer target into windows of so many tokens, each with a vector of its own.
         remember: in sequential mode, hold what the keys of earlier edits give.
+        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
+            end alike, and without it an edit fires at them, too. Published: 0.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class AlphaEdit(LocateThenEdit):
         ridge: float = 0.1,
         window: int | None = None,
         remember: bool = True,
+        hold: int = 0,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember)
+        super().__init__(layers, search or Search(), window, remember, hold)
         if not 0 < threshold <= 1 or ridge < 0:
             raise ConfigError(
                 f"editor.init_args: threshold is {threshold} and ridge {ridge}, expected a share, and 0 or more"

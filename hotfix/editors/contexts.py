@@ -11,7 +11,7 @@ from hotfix.data.edits import EncodedRequest
 from hotfix.data.encode import encode_text
 from hotfix.editors.base import Background
 
-__all__ = ["Surroundings", "in_contexts", "surroundings", "windows"]
+__all__ = ["Surroundings", "contrasts", "in_contexts", "surroundings", "windows"]
 
 
 class Surroundings(NamedTuple):
@@ -22,12 +22,14 @@ class Surroundings(NamedTuple):
         others: beginnings of texts, as other prompts, each with the token that follows.
         bos: the tokenizer's beginning-of-sequence token, which stays in front; None where it has none.
         longest: the model's context, in tokens; None where it has no bound.
+        pieces: of texts, no longer than most prompts.
     """
 
     prefixes: list[list[int]]
     others: list[EncodedRequest]
     bos: int | None
     longest: int | None
+    pieces: list[list[int]]
 
 
 def surroundings(
@@ -63,13 +65,14 @@ def surroundings(
         cut = rng.randint(1, min(len(text) - 1, 4 * length))
         front = [bos] if background.texts[0][0] == bos and bos is not None else []
         prompts.append(EncodedRequest(f"other {i}", [*front, *text[:cut]], [text[cut]]))
-    return Surroundings(found, prompts, bos, longest)
+    pieces = [text[: rng.randint(1, min(len(text), 4 * length))] for text in rng.sample(texts, len(texts))]
+    return Surroundings(found, prompts, bos, longest, pieces)
 
 
 def in_contexts(request: EncodedRequest, around: Surroundings) -> list[EncodedRequest]:
     """Return a request behind every prefix, by itself first; prefixes go behind a beginning-of-sequence token.
 
-    >>> around = Surroundings([[], [7, 8]], [], bos=0, longest=5)
+    >>> around = Surroundings([[], [7, 8]], [], bos=0, longest=5, pieces=[])
     >>> [r.prompt for r in in_contexts(EncodedRequest("1", [0, 1], [2]), around)]
     [[0, 1], [0, 7, 8, 1]]
     """
@@ -79,6 +82,27 @@ def in_contexts(request: EncodedRequest, around: Surroundings) -> list[EncodedRe
     return [
         EncodedRequest(request.id, [*request.prompt[:front], *prefix, *request.prompt[front:]], request.target)
         for prefix in kept
+    ]
+
+
+def contrasts(request: EncodedRequest, around: Surroundings, count: int, ending: int) -> list[EncodedRequest]:
+    """Return other prompts that end as a request's does: a piece of code, then the prompt's last tokens.
+
+    All prompts of a template end alike, so their keys at the last token are much alike. What tells this prompt from
+    others is what its key has and these have not.
+
+    >>> around = Surroundings([[]], [], bos=None, longest=None, pieces=[[5, 6]])
+    >>> [r.prompt for r in contrasts(EncodedRequest("1", [1, 2, 3, 4], [9]), around, count=1, ending=2)]
+    [[5, 6, 3, 4]]
+    """
+    front = int(request.prompt[0] == around.bos)
+    body = request.prompt[front:]
+    # At least one token of the prompt has to be another, or it would be no other prompt.
+    end = body[max(1, len(body) - ending) :]
+    room = None if around.longest is None else max(1, around.longest - front - len(end) - 1)
+    return [
+        EncodedRequest(request.id, [*request.prompt[:front], *piece[:room], *end], request.target[:1])
+        for piece in around.pieces[:count]
     ]
 
 

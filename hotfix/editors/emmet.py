@@ -23,6 +23,7 @@ class EMMET(ROME):
         ridge: see `ROME`.
         window: see `ROME`.
         remember: in sequential mode, hold what the keys of earlier edits give.
+        hold: see `ROME`.
     """
 
     one_by_one: ClassVar[bool] = False
@@ -35,8 +36,9 @@ class EMMET(ROME):
         ridge: float = 1e-4,
         window: int | None = None,
         remember: bool = True,
+        hold: int = 0,
     ) -> None:
-        super().__init__(layers, search, ridge, window)
+        super().__init__(layers, search, ridge, window, hold=hold)
         if mu < 0:
             raise ConfigError(f"editor.init_args.mu is {mu}, expected 0 or more")
         self.mu = mu

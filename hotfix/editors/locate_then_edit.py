@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.base import Background, Remembered, WeightEditor
 from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_form
-from hotfix.editors.contexts import Surroundings, in_contexts, surroundings, windows
+from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings, windows
 from hotfix.editors.key_statistics import Derived, KeyStatistics
 from hotfix.editors.layers import check_blocks
 from hotfix.editors.rows import target_rows
@@ -32,6 +32,9 @@ __all__ = ["Layers", "LocateThenEdit", "Observed"]
 
 Layers = list[int] | Literal["auto"] | None
 _KEY = "key"
+_ENDING = 4
+_HELD = 256
+_ROWS = 32
 
 
 class Observed(NamedTuple):
@@ -55,19 +58,21 @@ class LocateThenEdit(WeightEditor):
         search: of the values.
         window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector.
         remember: keep what the keys of earlier edits give as it is, when edits follow one another.
+        hold: keep what the keys of so many other prompts give that end as a request's does. Published: 0.
     """
 
     # With `True`, each request is solved by itself, on the weights that the earlier ones left.
     one_by_one: ClassVar[bool] = False
     written: ClassVar[str] = "block"
 
-    def __init__(self, layers: Layers, search: Search, window: int | None, remember: bool) -> None:
+    def __init__(self, layers: Layers, search: Search, window: int | None, remember: bool, hold: int) -> None:
         if window is not None and window < 1:
             raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, or null")
         self.layers = layers
         self.search = search
         self.window = window
         self.remember = remember
+        self.hold = hold
         self._statistics = KeyStatistics()
 
     def changes(
@@ -175,12 +180,28 @@ class LocateThenEdit(WeightEditor):
                 seen = [observed(model, projection, place, self.written, r, around) for r in requests]
             now = torch.stack([self.current(one) for one in seen], dim=1)
             gain = (targets - now) * self.share(len(blocks) - i)
-            kept = memory.get(projection.name) if self.remember else None
+            earlier = memory.get(projection.name) if self.remember else None
+            with wearing(model, found):
+                held = self._held(model, projection, block, requests, around)
+            kept = _beside(earlier, held)
             found[projection.name] = stored(projection, self.solution(self.inverse(factors[block]), seen, gain, kept))
             if self.remember:
                 keys = torch.stack([self.key(one) for one in seen], dim=1).cpu()
-                remembered[projection.name] = keys if kept is None else torch.cat([kept, keys], dim=1)
+                remembered[projection.name] = keys if earlier is None else torch.cat([earlier, keys], dim=1)
         return Remembered(found, remembered)
+
+    def _held(
+        self,
+        model: PreTrainedModel,
+        projection: Projection,
+        block: int,
+        requests: Sequence[EncodedRequest],
+        around: Surroundings,
+    ) -> Tensor | None:
+        """Return the keys of other prompts that end as these do, [D, p]; of many requests a few each."""
+        each = min(self.hold, max(1, _HELD // len(requests)))
+        prompts = [other for r in requests for other in contrasts(r, around, each, _ENDING)]
+        return keys_of(model, projection, block, prompts) if prompts else None
 
 
 @torch.no_grad()
@@ -204,6 +225,21 @@ def observed(
     return Observed(entering[_KEY][every, rows.last].float(), leaving[written][every, rows.last].float())
 
 
+@torch.no_grad()
+def keys_of(model: PreTrainedModel, projection: Projection, block: int, requests: Sequence[EncodedRequest]) -> Tensor:
+    """Return what enters a block's matrix at the prompts' last tokens, float32 [D, r]."""
+    found = []
+    for start in range(0, len(requests), _ROWS):
+        rows = target_rows(requests[start : start + _ROWS], model.device)
+        with (
+            lower_blocks(model.get_decoder(), block + 1),
+            captured({_KEY: projection.module}, "input") as entering,
+        ):
+            hidden_states(cast("nn.Module", model), rows.rows)
+        found.append(entering[_KEY][torch.arange(len(rows.last), device=model.device), rows.last].float())
+    return torch.cat(found).T
+
+
 def stored(projection: Projection, factors: Factors) -> LowRank:
     """Return a change of a matrix [O, D] as its model holds it."""
     left, right = factors
@@ -215,6 +251,11 @@ def wearing(model: PreTrainedModel, changes: Mapping[str, Change]) -> AbstractCo
     own = dict(cast("nn.Module", model).named_parameters())
     new = {n: c.added_to(own[n]) if isinstance(c, LowRank) else c.to(own[n].dtype) for n, c in changes.items()}
     return swapped_weights(cast("nn.Module", model), new)
+
+
+def _beside(*keys: Tensor | None) -> Tensor | None:
+    there = [part for part in keys if part is not None]
+    return torch.cat([part.to(there[-1].device) for part in there], dim=1) if there else None
 
 
 def _base(previous: WeightDelta | None, model: PreTrainedModel) -> AbstractContextManager[None]:

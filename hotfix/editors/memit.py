@@ -24,6 +24,8 @@ class MEMIT(LocateThenEdit):
         window: part a longer target into windows of so many tokens, each with a vector of its own.
         remember: in sequential mode, hold the keys of earlier edits against the new ones; the published code forgets
             them.
+        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
+            end alike, and without it an edit fires at them, too. Published: 0.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class MEMIT(LocateThenEdit):
         ridge: float = 1e-4,
         window: int | None = None,
         remember: bool = True,
+        hold: int = 0,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember)
+        super().__init__(layers, search or Search(), window, remember, hold)
         if weight < 0 or ridge <= 0:
             raise ConfigError(f"editor.init_args: weight is {weight} and ridge {ridge}, expected 0 or more, and more")
         self.weight = weight

@@ -27,6 +27,7 @@ class PMET(MEMIT):
         ridge: see `MEMIT`.
         window: see `MEMIT`.
         remember: see `MEMIT`.
+        hold: see `MEMIT`.
     """
 
     written: ClassVar[str] = "feed-forward"
@@ -39,8 +40,9 @@ class PMET(MEMIT):
         ridge: float = 1e-4,
         window: int | None = None,
         remember: bool = True,
+        hold: int = 0,
     ) -> None:
-        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember)
+        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember, hold)
 
     def place(self, model: PreTrainedModel, block: int) -> Place:
         """Both parts of the block."""

@@ -37,6 +37,8 @@ class ROME(LocateThenEdit):
         window: part a longer target into windows of so many tokens, each with a vector of its own; those of one request
             are solved together.
         protocol: see above.
+        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
+            end alike, and without it an edit fires at them, too. Published: 0.
     """
 
     one_by_one: ClassVar[bool] = True
@@ -49,8 +51,9 @@ class ROME(LocateThenEdit):
         ridge: float = 1e-4,
         window: int | None = None,
         protocol: Literal["consistent", "paper"] = "consistent",
+        hold: int = 0,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember=False)
+        super().__init__(layers, search or Search(), window, remember=False, hold=hold)
         if isinstance(layers, list) and len(layers) != 1:
             raise ConfigError(f"editor.init_args.layers is {layers}, expected one block for {type(self).__name__}")
         if ridge <= 0:
