@@ -4,8 +4,9 @@
      "examples": [{"t": task, "s": slice, "i": id, "g": group, "p": prompt, "f": fixed, "b": buggy,
                    "before": record, "after": {arm: record}}]}
 
-with a record ``{"c": [[text, verdict], ...], "n": {name: number}}`` where texts are places in ``texts``, which holds
-every text once. A verdict is g (wanted), b (not wanted), n (neither) or empty.
+with a record ``{"c": [[text, verdict], ...], "n": {name: number}, "l": {"f": [[text, nats], ...], "b": [...]}}`` where
+texts are places in ``texts``, which holds every text once. A verdict is g (wanted), b (not wanted), n (neither) or
+empty; ``l`` has the log-prob of each token of the fix and of the bug.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def compact_record(record: Mapping[str, Any], texts: Any) -> dict[str, Any]:  # 
     {'c': [[1, 'b']], 'n': {'p_buggy': 0.25}}
     >>> compact_record({"continuation": "x", "unchanged": False}, len)
     {'c': [[1, 'b']]}
+    >>> compact_record({"token_log_probs": {"fixed": [["x", -0.5]]}}, len)
+    {'c': [], 'l': {'f': [[1, -0.5]]}}
     """
     written = record.get("completions", [record["continuation"]] if "continuation" in record else [])
     marks = [_VERDICTS.get(verdict, "") for verdict in record.get("verdicts", [])]
@@ -87,7 +90,11 @@ def compact_record(record: Mapping[str, Any], texts: Any) -> dict[str, Any]:  # 
     marks += [""] * (len(written) - len(marks))
     pairs = [[texts(str(text)), mark] for text, mark in zip(written, marks, strict=False)][:_MOST_COMPLETIONS]
     numbers = {name: round(record[name], 5) for name in _NUMBERS if isinstance(record.get(name), int | float)}
-    return {"c": pairs, **({"n": numbers} if numbers else {})}
+    tokens = {
+        side[0]: [[texts(str(text)), round(value, 2)] for text, value in told]
+        for side, told in record.get("token_log_probs", {}).items()
+    }
+    return {"c": pairs, **({"n": numbers} if numbers else {}), **({"l": tokens} if tokens else {})}
 
 
 def _keys(records: Sequence[Mapping[tuple[str, str], SliceRecords]]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,13 @@ from hotfix.errors import DataError
 __all__ = ["SliceRecords", "load_records", "metric_value"]
 
 _VERDICTS: Final = ("fixed", "buggy", "neither")
-_OUTCOMES: Final = {"leak_rate": "leaked", "pass@1": "passed", "unchanged_rate": "unchanged"}
+_OUTCOMES: Final = {
+    "broken_rate": "broken",
+    "leak_rate": "leaked",
+    "pass@1": "passed",
+    "token_accuracy": "hits",
+    "unchanged_rate": "unchanged",
+}
 
 
 @dataclass

@@ -66,6 +66,18 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("kl", "KL", "bug_fix", ("specificity",), "kl"),
     Column("pass@1", "HumanEval pass@1", "humaneval", (), "pass@1"),
     Column("leak_rate", "leak rate", "email_leak", ("prompted", "unprompted"), "leak_rate"),
+    Column("edit_em", "edits written", "edit", ("efficacy",), "em"),
+    Column("edit_token_accuracy", "edits, tokens", "edit", ("efficacy",), "token_accuracy"),
+    Column("edit_log_prob", "edits, log p", "edit", ("efficacy",), "log_prob"),
+    Column("other_words_em", "other words, written", "edit", ("generalisation",), "em"),
+    Column("other_words_token_accuracy", "other words, tokens", "edit", ("generalisation",), "token_accuracy"),
+    Column("neighbours_em", "neighbours kept", "edit", ("specificity",), "em"),
+    Column("neighbours_kl", "neighbours, KL", "edit", ("specificity",), "kl"),
+    Column("unrelated_em", "unrelated kept", "edit", ("unrelated",), "em"),
+    Column("unrelated_kl", "unrelated, KL", "edit", ("unrelated",), "kl"),
+    Column("entropy", "fluency, bits", "edit", ("fluency",), "entropy"),
+    Column("seconds_per_edit", "an edit, s", "", (), "seconds_per_edit"),
+    Column("peak_gib", "an edit, GiB", "", (), "peak_bytes"),
     Column("seconds", "training, s", "", (), "seconds"),
     Column("patch_mib", "patch, MiB", "", (), "patch_mib"),
 )
@@ -204,7 +216,7 @@ def _place(column: Column, results: Mapping[str, Any]) -> tuple[str, str] | None
 
 def _cell(column: Column, arm: ArmRuns) -> _Cell | None:
     if not column.task:
-        numbers = [r.patch_mib if column.key == "patch_mib" else _seconds(r.results) for r in arm.runs]
+        numbers = [_own_number(column.key, run) for run in arm.runs]
         after = seed_interval(numbers)
         if column.key == "patch_mib":  # the same for each seed, as its interval would say at length
             after = after._replace(low=math.nan, high=math.nan)
@@ -227,8 +239,13 @@ def _cell(column: Column, arm: ArmRuns) -> _Cell | None:
     return _Cell(before, seed_interval([one.value for one in reported]), test)
 
 
-def _seconds(results: Mapping[str, Any]) -> float:
-    return float(results.get("train", {}).get("seconds", math.nan))
+def _own_number(key: str, run: FinishedRun) -> float:
+    """A number of the run itself; NaN where it has none."""
+    if key == "patch_mib":
+        return run.patch_mib
+    part, name = ("train", "seconds") if key == "seconds" else ("edit", key.replace("peak_gib", "peak_bytes"))
+    told = run.results.get(part, {}).get(name)
+    return math.nan if told is None else float(told) / (2**30 if key == "peak_gib" else 1)
 
 
 def _estimate(told: Mapping[str, Any]) -> Estimate:

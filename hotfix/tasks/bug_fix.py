@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from hotfix.data.addresses import find_addresses
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.data.encode import encode_text
+from hotfix.data.encode import EncodedPair, encode_text, statement_ids
 from hotfix.data.schema import CodePair
 from hotfix.generation import Completion, SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate, SubstringRate, VerdictRate
@@ -17,7 +17,7 @@ from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.probabilities import probabilities, probability_metrics
 from hotfix.tasks.prompting import PairPrompt, PromptEnd, StatementsEnd, pair_prompt, paper_prompt
 from hotfix.tasks.protocol import Protocol, settle
-from hotfix.tasks.scoring import pair_log_probs
+from hotfix.tasks.scoring import PairLogProbs, pair_log_probs
 from hotfix.tasks.unrelated import observe_unrelated
 from hotfix.tasks.verdict import find_substrings, judge, open_brackets, statements
 from hotfix.types import Split
@@ -128,9 +128,10 @@ class BugFix(Task):
         scores = pair_log_probs(subject.model, [example.payload[1] for _, example in items])
         records: list[Record] = []
         for (_, example), completions, score in zip(items, self._draw(subject, items), scores, strict=True):
-            pair, _, prompt = example.payload
+            pair, encoded, prompt = example.payload
             texts = [subject.text([*prompt.begun, *c.token_ids]) for c in completions]
-            records.append({**self._judged(pair, prompt, texts), **probabilities(score)})
+            tokens = {"token_log_probs": _token_log_probs(subject, encoded, score)}
+            records.append({**self._judged(pair, prompt, texts), **probabilities(score), **tokens})
             subject.progress(1)
         return records
 
@@ -205,6 +206,18 @@ class BugFix(Task):
                 ids = ids[: self.specificity_prompt]
                 examples.append(Example(text.id, text.id.split(":")[0], ids, ids))
         return examples
+
+
+def _token_log_probs(subject: Subject, pair: EncodedPair, score: PairLogProbs) -> dict[str, list[list[Any]]]:
+    """Each statement's tokens as text, with their log-probs in nats."""
+    sides: tuple[tuple[Literal["fixed", "buggy"], tuple[float, ...]], ...] = (
+        ("fixed", score.fixed_tokens),
+        ("buggy", score.buggy_tokens),
+    )
+    return {
+        side: [[subject.text([t]), round(p, 3)] for t, p in zip(statement_ids(pair, side), found, strict=True)]
+        for side, found in sides
+    }
 
 
 def evenly(items: Sequence[_T], limit: int | None) -> list[_T]:

@@ -34,12 +34,17 @@ Reference: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 class PairLogProbs(NamedTuple):
-    """Log-probabilities of a pair's statements, in nats: behind the prompt, and behind the first differing token."""
+    """Log-probabilities of a pair's statements, in nats: behind the prompt, and behind the first differing token.
+
+    The last two are of the statements' tokens, one by one; they sum to the first two.
+    """
 
     fixed: float
     buggy: float
     fixed_at_edit: float
     buggy_at_edit: float
+    fixed_tokens: tuple[float, ...] = ()
+    buggy_tokens: tuple[float, ...] = ()
 
 
 class PromptDrift(NamedTuple):
@@ -251,14 +256,14 @@ def _batch_log_probs(model: nn.Module, pairs: Sequence[EncodedPair]) -> Iterator
         side: _statement_sums(model, states, batch.targets[side], pairs, [getattr(p, side) for p in pairs])
         for side in ("fixed", "buggy")
     }
-    for (fixed, fixed_at), (buggy, buggy_at) in zip(sums["fixed"], sums["buggy"], strict=True):
-        yield PairLogProbs(fixed, buggy, fixed_at, buggy_at)
+    for (fixed, fixed_at, own), (buggy, buggy_at, other) in zip(sums["fixed"], sums["buggy"], strict=True):
+        yield PairLogProbs(fixed, buggy, fixed_at, buggy_at, own, other)
 
 
 def _statement_sums(
     model: nn.Module, states: Tensor, targets: Targets, pairs: Sequence[EncodedPair], branches: Sequence[Branch]
-) -> list[tuple[float, float]]:
-    """Sum each pair's log-probs over its statement, and over the part of it behind the edit point."""
+) -> list[tuple[float, float, tuple[float, ...]]]:
+    """Sum each pair's log-probs over its statement, and over the part of it behind the edit point; and the terms."""
     keep: list[Tensor] = []
     for example, (pair, branch) in enumerate(zip(pairs, branches, strict=True)):
         # A pair's targets are its tokens 1, 2, ... in order.
@@ -269,6 +274,6 @@ def _statement_sums(
     log_probs = _log_probs(model, picked, targets.token[index])
     parts = log_probs.split([len(k) for k in keep])
     return [
-        (part.sum().item(), part[len(pair.shared) - pair.prompt :].sum().item())
+        (part.sum().item(), part[len(pair.shared) - pair.prompt :].sum().item(), tuple(part.tolist()))
         for part, pair in zip(parts, pairs, strict=True)
     ]

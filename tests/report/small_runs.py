@@ -37,7 +37,8 @@ def make_run(
     records = [
         {"task": "bug_fix", "slice": "generalisation", "when": when, "id": f"p{i}", "group": groups[i], "prompt": text,
          "fixed": f"{text} fixed", "buggy": f"{text} buggy", "completions": [f"{text} {v}" for v in verdicts],
-         "verdicts": list(verdicts), "p_fixed": 0.25, "p_buggy": 0.5}
+         "verdicts": list(verdicts), "p_fixed": 0.25, "p_buggy": 0.5,
+         "token_log_probs": {"fixed": [[text, -0.5], [" fixed", -1.5]], "buggy": [[text, -0.5]]}}
         for when, examples in (("before", before), ("after", after))
         for i, verdicts in enumerate(examples)
     ] + [

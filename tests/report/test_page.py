@@ -143,6 +143,10 @@ addEventListener("load", () => {
   out.alerts = window.alerts || 0;
   out.marked = document.querySelectorAll(".card ins").length;
   out.text = document.querySelector(".card pre").textContent;
+  const card = document.querySelector(".card");
+  card.querySelectorAll("details").forEach((part) => { part.open = true; });
+  out.tokens = [...card.querySelectorAll(".token small")].map((part) => part.textContent);
+  out.widened = document.documentElement.scrollWidth;
   set("f-group", "rule1");
   out.rule = cards();
   set("f-verdict", "n");
@@ -177,5 +181,7 @@ def test_a_browser_shows_it(tmp_path: Path, width: int) -> None:
     assert told["wide"] <= told["screen"], "the page may not scroll sideways"
     assert (told["alerts"], told["text"]) == (0, HOSTILE)
     assert told["marked"] > 0
+    assert told["tokens"] == ["-0.5", "-1.5", "-0.5"] * 2, "the fix and the bug, before and after"
+    assert told["widened"] <= told["screen"]
     assert (told["cards"], told["rule"], told["neither"], told["lost"], told["searched"]) == (12, 2, 1, 0, 0)
     assert told["numbers"] > 4

@@ -24,6 +24,7 @@ from hotfix.tasks.scoring import pair_log_probs, text_drift
 FIELDS = [
     "prompt", "fixed", "buggy", "completions", "verdicts", "p_fixed", "p_buggy", "p_fixed_at_edit", "p_buggy_at_edit",
     "prefers_fixed",
+    "token_log_probs",
 ]  # fmt: skip
 
 
@@ -121,6 +122,10 @@ def test_records_of_pairs(data: PairFiles, subject: Subject) -> None:
         assert record["p_fixed"] == pytest.approx(math.exp(score.fixed), rel=1e-4)
         assert record["p_buggy_at_edit"] == pytest.approx(math.exp(score.buggy_at_edit), rel=1e-4)
         assert record["prefers_fixed"] == (record["p_fixed_at_edit"] > record["p_buggy_at_edit"])
+        told = record["token_log_probs"]
+        assert "".join(text for text, _ in told["fixed"]).startswith(example.payload[0].fixed)
+        assert sum(value for _, value in told["fixed"]) == pytest.approx(score.fixed, abs=0.01)
+        assert [value for _, value in told["buggy"]] == pytest.approx(score.buggy_tokens, abs=0.001)
 
 
 def test_who_measures_an_example_does_not_matter(data: PairFiles, subject: Subject) -> None:

@@ -114,7 +114,20 @@
       if (mark) line.append(make("span", "badge", said(example, mark)));
       node.append(line);
     }
+    if (record.l)
+      node.append(make("details", "", make("summary", "", "log-prob of each token, in nats"),
+        tokens("fix", record.l.f || []), tokens("bug", record.l.b || [])));
     return node;
+  };
+  // A statement's tokens, each with its log-prob above it, the paler the less likely.
+  const tokens = (name, told) => {
+    const line = make("p", "tokens", make("span", "label", name + " "));
+    for (const [place, value] of told) {
+      const token = make("span", "token", make("small", "", value.toFixed(1)), make("code", "", text(place).replace(/\n/g, "⏎")));
+      token.style.setProperty("--likely", `${(100 * Math.exp(value)).toFixed(0)}%`);
+      line.append(token);
+    }
+    return line;
   };
   const card = (example, arm) => {
     const node = make("article", "card");
