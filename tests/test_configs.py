@@ -25,6 +25,7 @@ EDITORS = (
     "ft_l",
     "ft_m",
     "lora_edit",
+    "malmen",
     "ultra_edit",
 )
 
@@ -45,7 +46,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_all_are_found() -> None:
     assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(STUDIES)
     assert len(OVERLAYS) == 6
-    assert len(STUDIES) == 2
+    assert len(STUDIES) == 3
     assert len(OBJECTIVES) == 16
     assert len(DATA) == 6
     named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", *EDITORS)}

@@ -8,6 +8,7 @@ from hotfix.editors.encoder import Contrast
 from hotfix.editors.fine_tuning import FT
 from hotfix.editors.grace import GRACE
 from hotfix.editors.lora_edit import LoRAEdit
+from hotfix.editors.malmen import MALMEN
 from hotfix.editors.memit import MEMIT
 from hotfix.editors.pmet import PMET
 from hotfix.editors.repair import ASTRA, MINT, SGD, STAR
@@ -21,6 +22,7 @@ __all__ = [
     "EMMET",
     "FT",
     "GRACE",
+    "MALMEN",
     "MEMIT",
     "MINT",
     "PMET",

@@ -33,9 +33,9 @@ class AnswerStates(NamedTuple):
     """What one matrix [H, D] sees of some requests, a row for each target token in the order of the requests.
 
     Attributes:
-        key: what enters the matrix at the position that predicts the token, float32 [N, D].
+        key: what enters the matrix at the position that predicts the token, [N, D], float32 at least.
         gradient: of the sum over the requests of the mean over their target tokens of -log p, with respect to what
-            leaves the matrix there, float32 [N, H].
+            leaves the matrix there, [N, H], float32 at least.
     """
 
     key: Tensor
@@ -116,15 +116,17 @@ def stored(projection: Projection, left: Tensor, right: Tensor) -> LowRank:
 def _of_rows(
     model: PreTrainedModel, rows: TargetRows, projections: Mapping[str, Projection]
 ) -> dict[str, AnswerStates]:
+    # Half precision would keep too few of a small gradient's digits once it is normalised.
+    kind = torch.promote_types(model.dtype, torch.float32)
     added = {
-        name: torch.zeros(len(rows.token), len(p.weight), device=rows.token.device, requires_grad=True)
+        name: torch.zeros(len(rows.token), len(p.weight), device=rows.token.device, dtype=kind, requires_grad=True)
         for name, p in projections.items()
     }
     with captured({n: p.module for n, p in projections.items()}, "input") as seen, _shifted(rows, projections, added):
         loss = request_losses(model, rows).sum()
     gradients = torch.autograd.grad(loss, list(added.values()))
     return {
-        name: AnswerStates(seen[name].detach()[rows.row, rows.column].float(), gradient)
+        name: AnswerStates(seen[name].detach()[rows.row, rows.column].to(gradient.dtype), gradient)
         for name, gradient in zip(added, gradients, strict=True)
     }
 
