@@ -10,6 +10,8 @@ from rich.rule import Rule
 
 from hotfix.callbacks import Measure, RunFolder
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.data.edit_data import EditData
+from hotfix.data.edit_preview import request_view
 from hotfix.data.edits import EditRequest
 from hotfix.data.encode import encode_text
 from hotfix.data.preview import pair_view, text_view
@@ -45,11 +47,14 @@ class HotfixTrainer(Trainer):
         Args:
             model: whose objective is named, and whose comments are shown where it hotfixes the prompt.
             datamodule: the rows.
-            count: how many pairs, evenly spaced; a third as many retain texts.
+            count: how many pairs or edits, evenly spaced; of pairs' retain texts a third as many.
             split: of which split.
         """
         console = Console(soft_wrap=True, highlight=False)
         data = datamodule.rewritten(model.rewrite) if isinstance(model, HotfixModule) else datamodule
+        if isinstance(data, EditData):
+            _preview_edits(console, data, count, split)
+            return
         pairs = data.pairs(split)
         count = max(0, min(count, len(pairs)))
         for i in range(count):
@@ -135,6 +140,15 @@ def _one_request(
     if not target.strip():
         raise ConfigError("--target is empty; say what is to be written behind the prompt")
     return request
+
+
+def _preview_edits(console: Console, data: EditData, count: int, split: Split) -> None:
+    requests = data.requests(split)
+    count = max(0, min(count, len(requests)))
+    for i in range(count):
+        view = request_view(requests[i * len(requests) // count], data.tokenizer)
+        console.print(Rule(style="dim"), view)
+    console.print(Rule(style="dim"), f"{len(requests)} edits in {split}; editors see prompt and target only")
 
 
 def _terms(model: LightningModule) -> list[str]:

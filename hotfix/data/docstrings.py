@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from hotfix.data.edit_building import choose, with_neighbours, without_repeats
+from hotfix.data.edit_building import choose, unambiguous, with_neighbours
 from hotfix.data.edit_data import EditData
 from hotfix.data.edit_rows import CODE_TO_NL, EditRow
 from hotfix.data.edits import EditRequest
@@ -158,7 +158,7 @@ class Docstrings(EditData):
                 rows.append(replace(row, source=function.id, meta={"paraphrase": "renaming"}))
             elif not description:
                 others.append(code.rstrip("\n"))
-        return without_repeats(rows), others
+        return unambiguous(rows), others
 
     def _variants(self, code: str) -> list[str]:
         made = (rename_locals(code, seed) for seed in range(self.paraphrases))

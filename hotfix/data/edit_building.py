@@ -16,28 +16,30 @@ from hotfix.data.edit_splits import linked
 from hotfix.data.neighbours import nearest
 from hotfix.data.paraphrase import paraphrases
 
-__all__ = ["choose", "with_neighbours", "with_paraphrases", "without_repeats"]
+__all__ = ["choose", "unambiguous", "with_neighbours", "with_paraphrases"]
 
 Chosen: TypeAlias = tuple[list[EditRow], list[EditRow]]
 
 
-def without_repeats(rows: Sequence[EditRow]) -> list[EditRow]:
-    """Leave out rows whose prompt came before, whatever their target: a prompt has one answer only.
+def unambiguous(rows: Sequence[EditRow]) -> list[EditRow]:
+    """Return the first row of each prompt that wants one target only: an edit can't satisfy two.
 
-    >>> rows = [EditRow("1", "list files", "ls"), EditRow("2", "List  files", "dir"), EditRow("3", "who", "who")]
-    >>> [row.id for row in without_repeats(rows)]
-    ['1', '3']
+    >>> rows = [EditRow("1", "list files", "ls"), EditRow("2", "List  files", "dir"), EditRow("3", "who", "whoami")]
+    >>> [row.id for row in unambiguous([*rows, EditRow("4", "who", "whoami")])]
+    ['3']
     """
     first: dict[str, EditRow] = {}
+    targets: dict[str, set[str]] = {}
     for row in rows:
         first.setdefault(_folded(row.prompt), row)
-    return list(first.values())
+        targets.setdefault(_folded(row.prompt), set()).add(row.target.strip())
+    return [row for prompt, row in first.items() if len(targets[prompt]) == 1]
 
 
 def choose(rows: Sequence[EditRow], count: int | None = None, seed: int = 0) -> Chosen:
     """Choose which rows are edited, by a hash; at most one of a chain of linked rows, and at most half of the chains.
 
-    What is linked with an edit (a like prompt, the same target) is in neither list.
+    What is linked with an edit (a like prompt, the same target) is in neither list, and no edit is ambiguous.
 
     Args:
         rows: the rows of a split.
@@ -52,13 +54,14 @@ def choose(rows: Sequence[EditRow], count: int | None = None, seed: int = 0) -> 
     ([2, 4], [3, 3])
     """
     chains = linked(rows)
-    names = sorted(set(chains), key=lambda name: _digest(f"{seed}/{name}"))
-    edited = set(names[: min(len(names) // 2, len(names) if count is None else count)])
+    clear = {id(row) for row in unambiguous(rows)}
     first: dict[str, EditRow] = {}
     for name, row in sorted(zip(chains, rows, strict=True), key=lambda item: _digest(f"{seed}/{item[1].prompt}")):
-        if name in edited:
+        if id(row) in clear:
             first.setdefault(name, row)
-    chosen = {id(row) for row in first.values()}
+    names = sorted(first, key=lambda name: _digest(f"{seed}/{name}"))
+    edited = set(names[: min(len(set(chains)) // 2, len(names) if count is None else count)])
+    chosen = {id(first[name]) for name in edited}
     edits = [row for row in rows if id(row) in chosen]
     return edits, [row for name, row in zip(chains, rows, strict=True) if name not in edited]
 
@@ -79,7 +82,7 @@ def with_paraphrases(
     [(('what is here?',), 'same target'), (('I need to output x',), 'rule')]
     """
     same: dict[str, list[str]] = {}
-    for row in rows:
+    for row in unambiguous(rows):
         same.setdefault(row.target.strip(), []).append(row.prompt)
     found = []
     for edit in edits:
@@ -90,8 +93,14 @@ def with_paraphrases(
     return found
 
 
-def with_neighbours(edits: Sequence[EditRow], pool: Sequence[str], count: int) -> list[EditRow]:
+def with_neighbours(edits: Sequence[EditRow], pool: Sequence[str], count: int, too_near: float = 0.75) -> list[EditRow]:
     """Give each edit that has none the nearest prompts of the pool, leaving out what is an edit or a paraphrase.
+
+    Args:
+        edits: the edits.
+        pool: prompts that aren't edited.
+        count: how many of an edit; fewer where the pool has no more.
+        too_near: from this similarity on, a prompt mostly asks for the same thing, and its answer ought to change.
 
     >>> edit = EditRow("1", "list files", "ls", paraphrases=("list the files",))
     >>> with_neighbours([edit], ["ping a host", "list the files", "list users"], 2)[0].neighbours
@@ -99,7 +108,7 @@ def with_neighbours(edits: Sequence[EditRow], pool: Sequence[str], count: int) -
     """
     asked = {_folded(text) for edit in edits for text in (edit.prompt, *edit.paraphrases)}
     free = list({_folded(text): text for text in pool if _folded(text) not in asked}.values())
-    found = nearest([edit.prompt for edit in edits], free, count)
+    found = nearest([edit.prompt for edit in edits], free, count, too_near)
     return [
         edit if edit.neighbours else replace(edit, neighbours=tuple(free[n.number] for n in near))
         for edit, near in zip(edits, found, strict=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hotfix.data.edit_building import choose, with_neighbours, with_paraphrases, without_repeats
+from hotfix.data.edit_building import choose, with_neighbours, with_paraphrases
 from hotfix.data.edit_data import EditData
 from hotfix.data.edit_rows import EditRow, Frame, parse_edit
 from hotfix.data.edit_splits import Fold, by_fold, by_fractions
@@ -168,7 +168,7 @@ class EditFiles(EditData):
         pool: list[EditRow] = []
         edits = rows
         if self.neighbours and not all(row.neighbours for row in rows):
-            edits, pool = choose(without_repeats(rows), self.count, self.splitter.seed)
+            edits, pool = choose(rows, self.count, self.splitter.seed)
             log.info("%s: %d edits, and %d rows to choose their neighbours from", split, len(edits), len(pool))
         count = len(edits) if self.count is None else min(self.count, len(edits))
         edits = [edits[i * len(edits) // count] for i in range(count)]

@@ -62,13 +62,16 @@ def tf_idf(texts: Sequence[str]) -> csr_array:
     return csr_array((np.array(values), np.array(columns, dtype=np.int64), starts), shape=(len(texts), len(column)))
 
 
-def nearest(texts: Sequence[str], others: Sequence[str], count: int = 5) -> list[list[Neighbour]]:
+def nearest(
+    texts: Sequence[str], others: Sequence[str], count: int = 5, below: float = np.inf
+) -> list[list[Neighbour]]:
     """Return the `count` nearest of `others` to each text, the nearest first, the earlier of two that are as near.
 
     Args:
         texts: N texts.
         others: where to look.
         count: how many; fewer where there are fewer others.
+        below: leave out what is as near as that or nearer.
 
     Returns:
         N lists.
@@ -83,12 +86,13 @@ def nearest(texts: Sequence[str], others: Sequence[str], count: int = 5) -> list
     found: list[list[Neighbour]] = []
     for start in range(0, len(texts), _ROWS):
         product: NDArray[np.float64] = (mine[start : start + _ROWS] @ theirs).toarray()
-        found += [_best(row, min(count, len(others))) for row in product]
+        found += [_best(row, count, below) for row in product]
     return found
 
 
-def _best(similarity: NDArray[np.float64], count: int) -> list[Neighbour]:
+def _best(similarity: NDArray[np.float64], count: int, below: float) -> list[Neighbour]:
     """The highest of them; rounded, so that the order of a sum does not decide between equals."""
     rounded = np.round(similarity, 9)
+    rounded[rounded >= below] = -1
     order = np.argsort(-rounded, kind="stable")[:count]
-    return [Neighbour(int(number), float(rounded[number])) for number in order]
+    return [Neighbour(int(number), float(rounded[number])) for number in order if rounded[number] >= 0]
