@@ -27,8 +27,9 @@ class AlphaEdit(LocateThenEdit):
         ridge: L2, in units of the mean of k^T P k over the keys. Published: 1, absolute.
         window: part a longer target into windows of so many tokens, each with a vector of its own.
         remember: in sequential mode, hold what the keys of earlier edits give.
-        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
-            end alike, and without it an edit fires at them, too. Published: 0.
+        hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
+            own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
+            them, too. Published: 0.
     """
 
     def __init__(

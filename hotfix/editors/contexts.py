@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from hotfix.data.edits import EncodedRequest
+from hotfix.data.edits import EncodedRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.editors.base import Background
 
 __all__ = ["Surroundings", "contrasts", "in_contexts", "surroundings", "windows"]
+
+_BEGINNING, _ENDING = 2, 4
 
 
 class Surroundings(NamedTuple):
@@ -22,7 +24,8 @@ class Surroundings(NamedTuple):
         others: beginnings of texts, as other prompts, each with the token that follows.
         bos: the tokenizer's beginning-of-sequence token, which stays in front; None where it has none.
         longest: the model's context, in tokens; None where it has no bound.
-        pieces: of texts, no longer than most prompts.
+        pieces: ends of texts.
+        prompts: of other requests, as far as the background has any.
     """
 
     prefixes: list[list[int]]
@@ -30,6 +33,7 @@ class Surroundings(NamedTuple):
     bos: int | None
     longest: int | None
     pieces: list[list[int]]
+    prompts: list[list[int]]
 
 
 def surroundings(
@@ -65,14 +69,16 @@ def surroundings(
         cut = rng.randint(1, min(len(text) - 1, 4 * length))
         front = [bos] if background.texts[0][0] == bos and bos is not None else []
         prompts.append(EncodedRequest(f"other {i}", [*front, *text[:cut]], [text[cut]]))
-    pieces = [text[: rng.randint(1, min(len(text), 4 * length))] for text in rng.sample(texts, len(texts))]
-    return Surroundings(found, prompts, bos, longest, pieces)
+    pieces = [text[rng.randrange(len(text)) :] for text in rng.sample(texts, len(texts))]
+    known = [encode_request(tokenizer, request).prompt for request in background.requests]
+    fitting = [prompt for prompt in known if longest is None or len(prompt) < longest]
+    return Surroundings(found, prompts, bos, longest, pieces, rng.sample(fitting, len(fitting)))
 
 
 def in_contexts(request: EncodedRequest, around: Surroundings) -> list[EncodedRequest]:
     """Return a request behind every prefix, by itself first; prefixes go behind a beginning-of-sequence token.
 
-    >>> around = Surroundings([[], [7, 8]], [], bos=0, longest=5, pieces=[])
+    >>> around = Surroundings([[], [7, 8]], [], bos=0, longest=5, pieces=[], prompts=[])
     >>> [r.prompt for r in in_contexts(EncodedRequest("1", [0, 1], [2]), around)]
     [[0, 1], [0, 7, 8, 1]]
     """
@@ -85,25 +91,30 @@ def in_contexts(request: EncodedRequest, around: Surroundings) -> list[EncodedRe
     ]
 
 
-def contrasts(request: EncodedRequest, around: Surroundings, count: int, ending: int) -> list[EncodedRequest]:
-    """Return other prompts that end as a request's does: a piece of code, then the prompt's last tokens.
+def contrasts(request: EncodedRequest, around: Surroundings, count: int) -> list[EncodedRequest]:
+    """Return other prompts like a request's: prompts of other requests, then its own with other words in the middle.
 
     All prompts of a template end alike, so their keys at the last token are much alike. What tells this prompt from
     others is what its key has and these have not.
 
-    >>> around = Surroundings([[]], [], bos=None, longest=None, pieces=[[5, 6]])
-    >>> [r.prompt for r in contrasts(EncodedRequest("1", [1, 2, 3, 4], [9]), around, count=1, ending=2)]
-    [[5, 6, 3, 4]]
+    >>> around = Surroundings([[]], [], bos=None, longest=None, pieces=[[9, 9, 9]], prompts=[[8]])
+    >>> request = EncodedRequest("1", [1, 2, 3, 4, 5, 6, 7], [0])
+    >>> [r.prompt for r in contrasts(request, around, count=2)]
+    [[8], [1, 9, 9, 4, 5, 6, 7]]
     """
     front = int(request.prompt[0] == around.bos)
     body = request.prompt[front:]
-    # At least one token of the prompt has to be another, or it would be no other prompt.
-    end = body[max(1, len(body) - ending) :]
-    room = None if around.longest is None else max(1, around.longest - front - len(end) - 1)
-    return [
-        EncodedRequest(request.id, [*request.prompt[:front], *piece[:room], *end], request.target[:1])
-        for piece in around.pieces[:count]
+    # At least one token has to be another, or it would be no other prompt.
+    ending = min(_ENDING, len(body) - 1)
+    start = min(_BEGINNING, (len(body) - ending) // 2)
+    middle = len(body) - start - ending
+    changed = [
+        [*request.prompt[:front], *body[:start], *piece[:middle], *body[len(body) - ending :]]
+        for piece in around.pieces
+        if piece[:middle] != body[start : start + middle]
     ]
+    other = [prompt for prompt in around.prompts if prompt != request.prompt]
+    return [EncodedRequest(request.id, prompt, request.target[:1]) for prompt in [*other, *changed][:count]]
 
 
 def windows(request: EncodedRequest, length: int | None) -> list[EncodedRequest]:

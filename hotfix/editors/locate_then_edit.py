@@ -32,7 +32,6 @@ __all__ = ["Layers", "LocateThenEdit", "Observed"]
 
 Layers = list[int] | Literal["auto"] | None
 _KEY = "key"
-_ENDING = 4
 _HELD = 256
 _ROWS = 32
 
@@ -58,7 +57,7 @@ class LocateThenEdit(WeightEditor):
         search: of the values.
         window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector.
         remember: keep what the keys of earlier edits give as it is, when edits follow one another.
-        hold: keep what the keys of so many other prompts give that end as a request's does. Published: 0.
+        hold: keep what the keys of so many other prompts give. Published: 0.
     """
 
     # With `True`, each request is solved by itself, on the weights that the earlier ones left.
@@ -200,7 +199,7 @@ class LocateThenEdit(WeightEditor):
     ) -> Tensor | None:
         """Return the keys of other prompts that end as these do, [D, p]; of many requests a few each."""
         each = min(self.hold, max(1, _HELD // len(requests)))
-        prompts = [other for r in requests for other in contrasts(r, around, each, _ENDING)]
+        prompts = [other for r in requests for other in contrasts(r, around, each)]
         return keys_of(model, projection, block, prompts) if prompts else None
 
 

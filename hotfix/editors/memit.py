@@ -24,8 +24,9 @@ class MEMIT(LocateThenEdit):
         window: part a longer target into windows of so many tokens, each with a vector of its own.
         remember: in sequential mode, hold the keys of earlier edits against the new ones; the published code forgets
             them.
-        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
-            end alike, and without it an edit fires at them, too. Published: 0.
+        hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
+            own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
+            them, too. Published: 0.
     """
 
     def __init__(

@@ -37,8 +37,9 @@ class ROME(LocateThenEdit):
         window: part a longer target into windows of so many tokens, each with a vector of its own; those of one request
             are solved together.
         protocol: see above.
-        hold: keep what the keys of so many other prompts give that end as a request's does; all prompts of a template
-            end alike, and without it an edit fires at them, too. Published: 0.
+        hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
+            own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
+            them, too. Published: 0.
     """
 
     one_by_one: ClassVar[bool] = True

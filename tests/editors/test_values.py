@@ -124,7 +124,7 @@ def test_contexts_are_the_same_for_every_request_and_fit_the_model() -> None:
     assert around() == around()
     drawn = around()._replace(longest=len(REQUEST.ids) + 2)
     assert [len(r.ids) - len(REQUEST.ids) for r in in_contexts(REQUEST, drawn)] == [0, 2, 2, 2]
-    assert all(len(r.ids) <= len(REQUEST.ids) + 2 for r in contrasts(REQUEST, drawn, 4, 4))
+    assert all(len(r.ids) <= len(REQUEST.ids) + 2 for r in contrasts(REQUEST, drawn, 4))
 
 
 def test_windows_part_the_target_and_nothing_else() -> None:

@@ -1,0 +1,218 @@
+"""ROME, EMMET, MEMIT, AlphaEdit and PMET on small models: what they write is what they searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from hotfix.data.edits import EditRequest, EncodedRequest, encode_request
+from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search
+from hotfix.editors import key_statistics as statistics
+from hotfix.editors.base import frozen
+from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
+from hotfix.editors.locate_then_edit import LocateThenEdit, observed
+from hotfix.editors.rows import target_rows
+from hotfix.editors.values import search_value
+from hotfix.errors import ConfigError, DataError
+from hotfix.models.layout import feed_forward_output
+from hotfix.models.states import hidden_states
+from hotfix.models.tiny import tiny_model, tiny_tokenizer
+from hotfix.models.trace import captured
+from hotfix.patches import LowRank, WeightDelta, worn
+
+TOKENIZER = tiny_tokenizer()
+GENERATOR = torch.Generator().manual_seed(0)
+BACKGROUND = Background(texts=[torch.randint(256, (40,), generator=GENERATOR).tolist() for _ in range(12)])
+FIRST, SECOND = EditRequest("1", "reverse a list:", " xs[::-1]"), EditRequest("2", "sort a list:", " sorted(xs)")
+BARE = Search(steps=5, prefixes=0, others=1)
+AROUND = Search(steps=5, prefixes=2, others=1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTFIX_CACHE", str(tmp_path / "cache"))
+
+
+def gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128)).eval()
+
+
+def encoded(request: EditRequest) -> EncodedRequest:
+    return encode_request(TOKENIZER, request)
+
+
+def drawn(search: Search, longest: int | None = 512) -> Surroundings:
+    return surroundings(TOKENIZER, BACKGROUND, search.prefixes, search.prefix_length, search.others, longest)
+
+
+def output(model: PreTrainedModel, request: EncodedRequest, module: torch.nn.Module) -> Tensor:
+    """What a module puts out at the prompt's last token."""
+    rows = target_rows([request], "cpu")
+    with torch.no_grad(), captured({"m": module}, "output") as seen:
+        hidden_states(model, rows.rows)
+    return seen["m"][0, rows.last[0]]
+
+
+def patch_of(editor: LocateThenEdit, model: PreTrainedModel, *requests: EditRequest) -> WeightDelta:
+    return editor.compute(model, TOKENIZER, requests, background=BACKGROUND)
+
+
+@pytest.mark.parametrize("make", [tiny_model, gpt2])
+@pytest.mark.parametrize("window", [None, 4])
+def test_memit_without_lambda_writes_the_values_exactly(make: type[PreTrainedModel], window: int | None) -> None:
+    model = make()
+    editor = MEMIT([0, 1], BARE, weight=0.0, window=window)
+    patch = patch_of(editor, model, FIRST, SECOND)
+    assert set(patch.changes) == {feed_forward_output(model, block).name for block in (0, 1)}
+    for request in (FIRST, SECOND):
+        whole = encoded(request)
+        first = whole._replace(target=whole.target[:window])
+        place = editor.place(model, 1)
+        with frozen(model):
+            wanted = search_value(model, place, first, drawn(BARE, getattr(model.config, "n_positions", 512)), BARE)
+        with worn(patch, model):
+            found = output(model, first, place.modules["block"])
+        torch.testing.assert_close(found, wanted.target("block"), rtol=1e-3, atol=1e-4)
+        assert wanted.shift["block"].norm() > 0.1
+
+
+@pytest.mark.parametrize("make", [tiny_model, gpt2])
+@pytest.mark.parametrize("protocol", ["consistent", "paper"])
+def test_rome_writes_the_value_at_its_key(make: type[PreTrainedModel], protocol: str) -> None:
+    """At the mean key over all contexts; as published, at the bare prompt's."""
+    model = make()
+    editor = ROME([1], AROUND, protocol=protocol)  # type: ignore[arg-type]
+    around, request = drawn(AROUND, getattr(model.config, "n_positions", 512)), encoded(FIRST)
+    projection, place = feed_forward_output(model, 1), editor.place(model, 1)
+    with frozen(model):
+        wanted = search_value(model, place, request, around, AROUND).target(editor.written)
+    seen = observed(model, projection, place, editor.written, request, around)
+    key = editor.key(seen) if protocol == "consistent" else seen.keys[0]
+    [change] = patch_of(editor, model, FIRST).changes.values()
+    assert isinstance(change, LowRank)
+    assert change.left.shape[1] == 1
+    with torch.no_grad():
+        before = projection.module(key[None])[0]
+    with worn(WeightDelta(editor.provenance(model), changes={projection.name: change}), model), torch.no_grad():
+        found = projection.module(key[None])[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert (found - before).norm() > 0.01 * before.norm()
+
+
+def test_several_requests_of_rome_are_solved_one_after_the_other() -> None:
+    both = patch_of(ROME([1], AROUND), tiny_model(), FIRST, SECOND)
+    first = patch_of(ROME([1], AROUND), tiny_model(), FIRST)
+    then = ROME([1], AROUND).compute(tiny_model(), TOKENIZER, [SECOND], previous=first, background=BACKGROUND)
+    [one], [other] = both.changes.values(), then.changes.values()
+    assert isinstance(one, LowRank)
+    assert isinstance(other, LowRank)
+    torch.testing.assert_close(one.left @ one.right, other.left @ other.right, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("editor", [ROME([1], AROUND), MEMIT([0, 1], AROUND), PMET([0, 1], AROUND)])
+def test_the_tokenizer_s_padding_makes_no_difference(editor: LocateThenEdit) -> None:
+    left = tiny_tokenizer()
+    left.padding_side = "left"
+    one = patch_of(editor, tiny_model(), FIRST, SECOND)
+    two = editor.compute(tiny_model(), left, [FIRST, SECOND], background=BACKGROUND)
+    for name, change in one.changes.items():
+        other = two.changes[name]
+        assert isinstance(change, LowRank)
+        assert isinstance(other, LowRank)
+        assert torch.equal(change.right, other.right)
+        assert torch.equal(change.left, other.left)
+
+
+@pytest.mark.parametrize("kind", [MEMIT, EMMET, AlphaEdit])
+def test_what_earlier_edits_give_is_held(kind: type[LocateThenEdit]) -> None:
+    """The memory is in the patch; without it, the second edit moves more of the first."""
+    model, moved = tiny_model(), []
+    projection = feed_forward_output(model, 1)
+    first_key = None
+    for remember in (True, False):
+        options = {AlphaEdit: {"threshold": 0.5, "ridge": 1e-3}, MEMIT: {"weight": 1e-2}}.get(kind, {})
+        editor = kind([1], AROUND, remember=remember, **options)  # type: ignore[call-arg]
+        first = patch_of(editor, model, FIRST)
+        both = editor.compute(model, TOKENIZER, [SECOND], previous=first, background=BACKGROUND)
+        assert {n: k.shape for n, k in both.memory.items()} == ({projection.name: (64, 2)} if remember else {})
+        first_key = first.memory.get(projection.name, first_key)
+        one, two = first.changes[projection.name], both.changes[projection.name]
+        assert isinstance(one, LowRank)
+        assert isinstance(two, LowRank)
+        assert first_key is not None
+        moved.append(float(((two.left @ two.right - one.left @ one.right) @ first_key).norm()))
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_statistics_are_the_base_s_whatever_edits_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, runs = statistics.key_moments, []
+
+    def counted(*args: object) -> dict[int, Tensor]:
+        runs.append(1)
+        return compute(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(statistics, "key_moments", counted)
+    first = patch_of(MEMIT([1], AROUND), tiny_model(), FIRST)
+    MEMIT([1], AROUND).compute(tiny_model(), TOKENIZER, [SECOND], previous=first, background=BACKGROUND)
+    assert len(runs) == 1
+
+
+def test_prompts_that_end_alike_are_held() -> None:
+    model, around = tiny_model(), drawn(AROUND)
+    module = feed_forward_output(model, 1).module
+    others = contrasts(encoded(FIRST), around, 3)
+    before = [output(model, other, module) for other in others]
+    moved = []
+    for hold in (0, 3):
+        with worn(patch_of(ROME([1], AROUND, hold=hold), model, FIRST), model):
+            moved.append(max(float((output(model, o, module) - b).norm()) for o, b in zip(others, before, strict=True)))
+    assert moved[1] < 1e-3 * moved[0]
+
+
+def test_pmet_writes_the_feed_forward_value_only() -> None:
+    model = tiny_model()
+    editor = PMET([1], BARE, weight=0.0)
+    request = encoded(FIRST)
+    place = editor.place(model, 1)
+    with frozen(model):
+        wanted = search_value(model, place, request, drawn(BARE), BARE)
+    assert wanted.shift["attention"].norm() > 0
+    with worn(patch_of(editor, model, FIRST), model):
+        found = {name: output(model, request, module) for name, module in place.modules.items()}
+    torch.testing.assert_close(found["feed-forward"], wanted.target("feed-forward"), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["attention"], wanted.start["attention"], rtol=1e-4, atol=1e-6)
+
+
+def test_keys_are_looked_up_behind_every_prefix() -> None:
+    model, around = tiny_model(), drawn(AROUND)
+    projection, place = feed_forward_output(model, 1), ROME([1]).place(model, 1)
+    seen = observed(model, projection, place, ROME.written, encoded(FIRST), around)
+    for row, alone in enumerate(in_contexts(encoded(FIRST), around)):
+        with torch.no_grad(), captured({"k": projection.module}, "input") as entered:
+            model(input_ids=torch.tensor([alone.prompt]))
+        torch.testing.assert_close(seen.keys[row], entered["k"][0, -1], rtol=1e-4, atol=1e-6)
+
+
+def test_without_ordinary_code_there_is_a_clear_error() -> None:
+    with pytest.raises(DataError, match=r"MEMIT has to know .* set data.init_args.retain"):
+        MEMIT([1]).compute(tiny_model(), TOKENIZER, [FIRST], background=Background())
+
+
+@pytest.mark.parametrize("layers", [[], [2], [0, 0], [-1]])
+def test_blocks_that_are_not_there_are_refused(layers: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"layers is \[.*expected different indices of blocks from 0 to 1"):
+        patch_of(MEMIT(layers, BARE), tiny_model(), FIRST)
+
+
+def test_settings_that_can_t_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected one block for ROME"):
+        ROME([0, 1])
+    with pytest.raises(ConfigError, match="window is 0, expected at least 1"):
+        MEMIT(window=0)
+    with pytest.raises(ConfigError, match="threshold is 0"):
+        AlphaEdit(threshold=0)
