@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +66,18 @@ class Queries:
         self._encoder = None if rule.encoder is None else rule.encoder.to(place.weight.device)
         self._means = PrefixMeans(model.get_decoder(), place.name) if rule.pool == "mean" else None
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Watch nothing for a while."""
+        if self._means is None:
+            yield
+            return
+        before, self._means.on = self._means.on, False
+        try:
+            yield
+        finally:
+            self._means.on = before
+
     def attach(self) -> list[RemovableHandle]:
         """Watch every pass from now on, until the handles are removed."""
         return [] if self._means is None else self._means.attach()
@@ -86,6 +98,7 @@ class Queries:
 class _Worn:
     """What is on one model."""
 
+    queries: Queries | None = None
     handles: list[RemovableHandle] = field(default_factory=list)
     on: bool = True
 
@@ -129,7 +142,10 @@ class Codebook(Patch):
         worn = _Worn()
         if len(self.entries):
             queries = Queries(cast("PreTrainedModel", model), self.rule)
-            worn.handles = [*queries.attach(), queries.module.register_forward_hook(self._hook(queries, worn))]
+            worn.queries, worn.handles = (
+                queries,
+                [*queries.attach(), queries.module.register_forward_hook(self._hook(queries, worn))],
+            )
         self._worn[model] = worn
         return model
 
@@ -146,7 +162,8 @@ class Codebook(Patch):
         worn = self._of(model)
         before, worn.on = worn.on, False
         try:
-            yield
+            with nullcontext() if worn.queries is None else worn.queries.off():
+                yield
         finally:
             worn.on = before
 

@@ -134,10 +134,13 @@ class PrefixMeans:
     Args:
         decoder: of transformers; it tells of padding and cache.
         owner: name of the layer.
+
+    Attributes:
+        on: whether passes are watched; what is read in the meantime is none of its business.
     """
 
     def __init__(self, decoder: nn.Module, owner: str) -> None:
-        self._decoder, self._owner = decoder, owner
+        self._decoder, self._owner, self.on = decoder, owner, True
         self._signature = inspect.signature(decoder.forward)
         self._mask: Tensor | None = None
         self._past = 0
@@ -161,6 +164,8 @@ class PrefixMeans:
         return sums / counts.clamp(min=1)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.on:
+            return
         given = self._given(args, kwargs)
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
         if mask is not None and not (isinstance(mask, Tensor) and mask.dim() in (2, 4)):
@@ -176,7 +181,7 @@ class PrefixMeans:
             )
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401  a model output or a tuple
-        if self._after is None:
+        if not self.on or self._after is None:
             return
         parts = output.values() if isinstance(output, Mapping) else output
         cache = next((part for part in parts if isinstance(part, Cache)), None)
