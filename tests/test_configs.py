@@ -24,12 +24,16 @@ EDITORS = (
     "edit_smoke",
     "ft_l",
     "ft_m",
+    "alpha_edit",
     "lora_edit",
     "malmen",
     "ultra_edit",
 )
 
 
+    "memit",
+    "pmet",
+    "rome",
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, object]:
     """The resolved configuration, after every class in it was found and every key checked."""
     monkeypatch.chdir(ROOT)
