@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import hotfix.data
 from hotfix.cli import main
 from hotfix.study.plan import plan_runs
 from hotfix.study.spec import load_study
@@ -16,24 +18,26 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
 OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
 OBJECTIVES = [c for c in CONFIGS if c.startswith("configs/objective/")]
-DATA = [c for c in CONFIGS if c.startswith("configs/data/")]
+EDITS = [f"configs/data/{name}.yaml" for name in ("clmeeval", "docstrings", "edits_code", "nl2code")]
+DATA = [c for c in CONFIGS if c.startswith("configs/data/") and c not in EDITS]
 STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
-RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + STUDIES]
+RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + EDITS + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 EDITORS = (
+    "alpha_edit",
     "edit_smoke",
+    "emmet",
     "ft_l",
     "ft_m",
-    "alpha_edit",
     "lora_edit",
     "malmen",
+    "memit",
+    "pmet",
+    "rome",
     "ultra_edit",
 )
 
 
-    "memit",
-    "pmet",
-    "rome",
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, object]:
     """The resolved configuration, after every class in it was found and every key checked."""
     monkeypatch.chdir(ROOT)
@@ -48,7 +52,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(STUDIES)
+    assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(EDITS) + len(STUDIES)
     assert len(OVERLAYS) == 6
     assert len(STUDIES) == 3
     assert len(OBJECTIVES) == 16
@@ -96,6 +100,21 @@ def test_data(data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert set(written["data"]["init_args"]) >= {*of_the_rows, "min_prefix_lines", "rules", "max_length", "overlong"}
 
 
+@pytest.mark.parametrize("data", EDITS)
+def test_edits(data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # On top of a recipe with pairs: nothing that reads or deals those may be left over.
+    written = yaml.safe_load((ROOT / data).read_text(encoding="utf-8"))
+    recipe = "configs/recipe/ft_m.yaml"
+    found = printed(monkeypatch, capsys, recipe, data)
+    assert list(written) == ["data"]
+    assert_within(written, found, "")
+    assert found["model"] == printed(monkeypatch, capsys, recipe)["model"]
+    taken = set(inspect.signature(getattr(hotfix.data, written["data"]["class_path"].rpartition(".")[2])).parameters)
+    of_the_rows = {"train", "validation", "test", "columns", "template", "joint", "paraphrases", "neighbours", "count"}
+    dealing = {"fold", "fractions", "split_seed", "max_lines", "max_length", "overlong"}
+    assert set(written["data"]["init_args"]) >= taken & (of_the_rows | dealing)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlay_keeps_the_recipe_s_callbacks(overlay: str) -> None:
     written = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))
@@ -115,7 +134,7 @@ def test_every_arm_of_a_study_is_read(config: str, monkeypatch: pytest.MonkeyPat
 def test_first_comment_says_how_to_run_it(config: str) -> None:
     text = (ROOT / config).read_text(encoding="utf-8")
     comment = [line for line in text.splitlines() if line.startswith("#")]
-    edits = "class_path: hotfix.modules.Edit\n" in text
+    edits = config in EDITS or "class_path: hotfix.modules.Edit\n" in text
     verb = "compare" if config in STUDIES else "edit" if edits else "fit"
     assert any(line.strip("# ").startswith(f"hotfix {verb} --config") and config in line for line in comment)
 

@@ -51,7 +51,7 @@ def value_text(key: str, value: float | None) -> str:
     """
     if value is None:
         return "-"
-    if key.endswith("_rate") or key.startswith(("pass@", "p_")) or key == "prefers_fixed":
+    if key.endswith(("_rate", "_em", "_token_accuracy")) or key.startswith(("pass@", "p_")) or key == "prefers_fixed":
         if 0 < abs(value) < 0.00001:
             return "<0.001%"
         return f"{100 * value:.2g}%" if 0 < abs(value) < 0.0005 else f"{100 * value:.1f}%"

@@ -94,7 +94,8 @@ def plan_runs(study: Study, folder: Path, arms: Sequence[Arm]) -> list[Run]:
             wrong.append(f"arm {arm.name}: {resolved}")
             continue
         config = yaml.safe_load(resolved)
-        runs += [_run(folder, arm, seed, command, config) for seed in arm.seeds]
+        verb = _verb(arm, config)
+        runs += [_run(folder, arm, seed, [verb, *command[1:]], config) for seed in arm.seeds]
     if wrong:
         raise ConfigError("; ".join(wrong))
     return runs
@@ -116,10 +117,16 @@ def prepare(run: Run) -> list[str]:
 
 def _run(folder: Path, arm: Arm, seed: int, command: Sequence[str], config: Mapping[str, Any]) -> Run:
     own = folder / arm.name / f"seed-{seed}"
-    digest = config_digest(config, seed, arm.subcommand)
+    digest = config_digest(config, seed, command[0])
     words = [*command, "--seed_everything", str(seed), "--name", f"{arm.name}-seed-{seed}"]
     words += ["--trainer.default_root_dir", str(own), "--trainer.enable_progress_bar", "false"]
     return Run(arm.name, seed, own, digest, tuple(words), _state(own, digest), config)
+
+
+def _verb(arm: Arm, config: Mapping[str, Any]) -> str:
+    """What makes the arm's results: a model that edits has nothing to fit."""
+    kind = str((config.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+    return "edit" if arm.subcommand == "fit" and kind == "Edit" else arm.subcommand
 
 
 def _state(folder: Path, digest: str) -> State:

@@ -2,7 +2,7 @@
 
     name: losses                  # of the study; the file's name by default
     recipe: ../lora.yaml          # what every arm starts from, relative to this file
-    subcommand: fit               # or test, validate
+    subcommand: fit               # or test, validate; edit where the recipe's model is one that edits
     seeds: [0, 1, 2]
     overlays: [../overlay/x.yaml] # for every arm, before its own
     overrides: {trainer.max_epochs: 2}
@@ -41,7 +41,7 @@ _KEYS: Final = ("name", "recipe", "subcommand", "seeds", "overlays", "overrides"
 _ARM_KEYS: Final = ("subcommand", "seeds", "overlays", "overrides")
 _AXIS_KEYS: Final = ("overlays", "overrides")
 _WANDB_KEYS: Final = ("project", "name", "entity", "group")
-_SUBCOMMANDS: Final = ("fit", "validate", "test")
+_SUBCOMMANDS: Final = ("fit", "edit", "validate", "test")
 # An arm's name is a folder's, and is shown in tables.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]{0,63}")
 

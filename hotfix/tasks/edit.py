@@ -54,6 +54,8 @@ _SETTINGS: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
     }
 )
 _TAIL = 200
+# Metrics of a whole text, which no other field of the record tells.
+_SCORES = ("em", "em_all", "bleu", "rouge_l", "entropy")
 
 
 class _Asked(NamedTuple):
@@ -164,6 +166,12 @@ class EditQuality(Task):
         self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
     ) -> list[Record]:
         """Measure all together, or each request with its own edit on."""
+        metrics = self._metrics(name, 0)
+        return [_scored(metrics, record) for record in self._measured(subject, name, items, base)]
+
+    def _measured(
+        self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
+    ) -> list[Record]:
         if subject.alone is None or base is None:
             return self._observe(subject, name, items, base)
         places: dict[str, list[int]] = {}
@@ -346,6 +354,12 @@ class EditQuality(Task):
         else:
             found = _own_metrics(name)
         return {key: metric.bind(count) for key, metric in {**found, "broken_rate": RecordRate("broken")}.items()}
+
+
+def _scored(metrics: Mapping[str, ExampleMetric], record: Record) -> Record:
+    """Put an example's scores into its record, so that the file of records tells them without any metric."""
+    tallies = {name: metrics[name].observe(record) for name in _SCORES if name in metrics}
+    return {**record, **{name: t.total / t.samples if t.samples else None for name, t in tallies.items()}}
 
 
 def _own_metrics(name: str) -> dict[str, ExampleMetric]:

@@ -115,3 +115,13 @@ def test_the_mark_says_how_the_run_was_started(tmp_path: Path, settings: dict[st
     prepare(run)
     told = json.loads((run.folder / "arm.json").read_text(encoding="utf-8"))
     assert told == {"digest": run.digest, "command": list(run.command)}
+
+
+def test_a_model_that_edits_is_edited(tmp_path: Path, settings: dict[str, object]) -> None:
+    settings["model"] = {"class_path": "hotfix.modules.Edit"}
+    runs = plan_runs(study(ONE, PLAIN), tmp_path, [ONE, PLAIN])
+    assert [run.command[0] for run in runs] == ["edit", "edit", "test"]
+    settings["model"] = {"class_path": "hotfix.modules.FineTune"}
+    fitted = plan_runs(study(ONE), tmp_path, [ONE])
+    assert [run.command[0] for run in fitted] == ["fit", "fit"]
+    assert runs[0].digest != fitted[0].digest
