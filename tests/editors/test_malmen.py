@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.editors import MALMEN, Background, meta_training
@@ -47,9 +49,9 @@ def change(patch: WeightDelta, name: str = WEIGHT) -> Tensor:
     return found.left @ found.right
 
 
-def network(matrices: int = 2) -> HyperNetwork:
+def network(value_width: int = 32) -> HyperNetwork:
     """One that does something: random factors, scales and shifts."""
-    made = HyperNetwork(64, 32, matrices, 5, 2, 1e-2, torch.Generator().manual_seed(0))
+    made = HyperNetwork(64, value_width, 2, 5, 2, 1e-2, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -72,13 +74,24 @@ def test_the_ridge_s_gradient_is_autograd_s() -> None:
     torch.testing.assert_close(found.ridge, ridge.grad)
 
 
-def test_a_training_step_s_gradient_is_autograd_s_through_the_whole_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpt2() -> GPT2LMHeadModel:
+    """It holds its matrices transposed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 257, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+        return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=256, eos_token_id=256)).eval()
+
+
+@pytest.mark.parametrize(("make", "width"), [(tiny_model, 32), (gpt2, 16)])
+def test_a_training_step_s_gradient_is_autograd_s_through_the_whole_of_it(
+    make: Callable[[], Any], width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def added(self: LowRank, weight: Tensor) -> Tensor:
         return weight.detach() + self.left @ self.right  # a patch's sum is in float32
 
     monkeypatch.setattr(LowRank, "added_to", added)
-    model = tiny_model().double().requires_grad_(False)
-    shared = network().double()
+    model = make().double().requires_grad_(False)
+    shared = network(width).double()
     projections = projections_of(model, [0, 1])
     networks = {name: Network(p, shared, place) for place, (name, p) in enumerate(projections.items())}
     found = lessons(model, TOKENIZER, LEARNT[:3], 3)
@@ -105,7 +118,8 @@ def whole_loss(model: Any, networks: dict[str, Network], found: Any, asked: Any,
         key = states[name].key.double()
         values = shared.values(AnswerStates(key, states[name].gradient.double()), matrix)
         gram = key.T @ key + shared.log_ridge[matrix].exp() * torch.eye(64, dtype=torch.float64)
-        edited[name] = projection.weight + torch.linalg.solve(gram, key.T @ values).T
+        weight = projection.weight + torch.linalg.solve(gram, key.T @ values).T
+        edited[name] = weight.T if projection.transposed else weight
 
     def logits(requests: Any, weights: dict[str, Tensor]) -> tuple[Tensor, Any]:
         rows = target_rows(requests, "cpu")
