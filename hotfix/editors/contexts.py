@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -11,9 +12,10 @@ from hotfix.data.edits import EncodedRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.editors.base import Background
 
-__all__ = ["Surroundings", "contrasts", "in_contexts", "surroundings", "windows"]
+__all__ = ["Surroundings", "contrasts", "in_contexts", "probes", "surroundings", "windows"]
 
 _BEGINNING, _ENDING = 2, 4
+_PROBES, _PIECE, _TARGET = 8, 24, 4
 
 
 class Surroundings(NamedTuple):
@@ -115,6 +117,15 @@ def contrasts(request: EncodedRequest, around: Surroundings, count: int) -> list
     ]
     other = [prompt for prompt in around.prompts if prompt != request.prompt]
     return [EncodedRequest(request.id, prompt, request.target[:1]) for prompt in [*other, *changed][:count]]
+
+
+def probes(tokenizer: PreTrainedTokenizerBase, background: Background, around: Surroundings) -> list[EncodedRequest]:
+    """Return some requests that are not edited: the background's, else a piece of code with another piece's end."""
+    known = [encode_request(tokenizer, request) for request in background.requests[:_PROBES]]
+    fitting = [r for r in known if around.longest is None or len(r.ids) <= around.longest]
+    pieces = [piece[:_PIECE] for piece in around.pieces if len(piece) > _TARGET][: _PROBES + 1]
+    made = [EncodedRequest(f"probe {i}", one, other[-_TARGET:]) for i, (one, other) in enumerate(pairwise(pieces))]
+    return fitting or made
 
 
 def windows(request: EncodedRequest, length: int | None) -> list[EncodedRequest]:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.base import Background, Remembered, WeightEditor
 from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_form
-from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings, windows
+from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, surroundings, windows
 from hotfix.editors.key_statistics import Derived, KeyStatistics
-from hotfix.editors.layers import check_blocks
+from hotfix.editors.layers import best_run, block_scores, check_blocks
 from hotfix.editors.rows import target_rows
 from hotfix.editors.values import Place, Search, search_value
 from hotfix.errors import ConfigError, DataError
@@ -92,7 +92,7 @@ class LocateThenEdit(WeightEditor):
         s = self.search
         around = surroundings(tokenizer, background, s.prefixes, s.prefix_length, s.others, longest, s.seed)
         with _base(previous, model):
-            blocks = self.blocks(model, around, background)
+            blocks = self._blocks(model, tokenizer, background, around)
             factors = self._factors(model, blocks, background)
         memory = dict(previous.memory) if previous is not None else {}
         found: dict[str, Change] = {}
@@ -102,13 +102,6 @@ class LocateThenEdit(WeightEditor):
             found = composed(found, made.changes)
             memory = dict(made.memory)
         return Remembered(found, memory)
-
-    def blocks(self, model: PreTrainedModel, around: Surroundings, background: Background) -> list[int]:
-        """Return which blocks are changed, ascending; the last is where values are searched."""
-        count = len(find_blocks(model.get_decoder()).blocks)
-        if isinstance(self.layers, list):
-            return check_blocks(self.layers, count)
-        return self.usual_blocks(count)
 
     @abstractmethod
     def usual_blocks(self, count: int) -> list[int]:
@@ -153,6 +146,22 @@ class LocateThenEdit(WeightEditor):
         groups = [[request] for request in requests] if self.one_by_one else [list(requests)]
         for group in groups:
             yield [part for request in group for part in windows(request, self.window)]
+
+    def _blocks(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        background: Background,
+        around: Surroundings,
+    ) -> list[int]:
+        """Return which blocks are changed, ascending; the last is where values are searched."""
+        count = len(find_blocks(model.get_decoder()).blocks)
+        if isinstance(self.layers, list):
+            return check_blocks(self.layers, count)
+        usual = self.usual_blocks(count)
+        if self.layers is None:
+            return usual
+        return best_run(block_scores(model, probes(tokenizer, background, around), around), len(usual))
 
     def _factors(self, model: PreTrainedModel, blocks: Sequence[int], background: Background) -> dict[int, Tensor]:
         base = fingerprint(cast("nn.Module", model))

@@ -216,3 +216,18 @@ def test_settings_that_can_t_work_are_refused() -> None:
         MEMIT(window=0)
     with pytest.raises(ConfigError, match="threshold is 0"):
         AlphaEdit(threshold=0)
+
+
+def test_auto_takes_the_best_run_of_blocks_whatever_is_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def scored(model: PreTrainedModel, requests: list[EncodedRequest], *rest: object) -> list[float]:
+        asked.append([r.ids for r in requests])
+        return [0.2, 0.1]
+
+    monkeypatch.setattr("hotfix.editors.locate_then_edit.block_scores", scored)
+    for request, block in ((FIRST, 0), (SECOND, 0)):
+        patch = patch_of(ROME("auto", BARE), tiny_model(), request)
+        assert list(patch.changes) == [feed_forward_output(tiny_model(), block).name]
+    assert asked[0] == asked[1]
+    assert asked[0]
