@@ -5,8 +5,9 @@ are not edited:
 
     score = |g| |v| |k - its part in the span of others' keys| / |k|
 
-g is the loss's gradient at what leaves the matrix and v what leaves it, so |g| |v| is the fall of the loss for a change
-as long as what is there, to first order: little where nothing is left above to carry it to later tokens. The last
+g is the gradient, at what leaves the matrix, of the loss of the target's tokens behind the first; v is what leaves it.
+So |g| |v| is the fall of the loss for a change as long as what is there, to first order: little in the last blocks,
+where nothing is left above to carry a change to later tokens, and the last block of all is never chosen. The last
 factor is the share of the key that prompts alike don't have: little in the first blocks, where a last token's key
 hardly knows what came before, so whatever is written there fires at all of them. The score is averaged over requests as
 a geometric mean, and the run of blocks with the largest sum is taken.
@@ -119,8 +120,10 @@ def _scores(
             stack.enter_context(changed_output(module, at_end(added[name])))
         keys = stack.enter_context(captured(modules, "input"))
         values = stack.enter_context(captured(modules, "output"))
-        logits = head_logits(model, hidden_states(model, rows.rows)[rows.row, rows.column])
-    gradients = torch.autograd.grad(F.cross_entropy(logits, rows.token), list(added.values()))
+        # The first token follows from the last block's output alone, whatever that does for the others.
+        later = rows.column > rows.last[rows.row] if len(rows.token) > 1 else rows.column >= 0
+        logits = head_logits(model, hidden_states(model, rows.rows)[rows.row[later], rows.column[later]])
+    gradients = torch.autograd.grad(F.cross_entropy(logits, rows.token[later]), list(added.values()))
     with torch.no_grad(), captured(modules, "input") as seen:
         beside = target_rows(contrasts(request, around, others), model.device)
         hidden_states(model, beside.rows)

@@ -27,9 +27,9 @@ def test_scores_are_the_module_s_formula() -> None:
             return torch.cat([out[:, :5], out[:, 5:6] + shift, out[:, 6:]], 1)
 
         handle = feed_forward_output(model, block).module.register_forward_hook(add)
-        logits = model(input_ids=torch.tensor([request.ids])).logits[0, 5:7]
+        logits = model(input_ids=torch.tensor([request.ids])).logits[0, 6:7]
         handle.remove()
-        return torch.nn.functional.cross_entropy(logits, torch.tensor(request.target))
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(request.target[1:]))
 
     with frozen(model):
         found = block_scores(model, [request], AROUND, others=3)
