@@ -53,7 +53,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_all_are_found() -> None:
     assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(EDITS) + len(STUDIES)
-    assert len(OVERLAYS) == 6
+    assert len(OVERLAYS) == 7
     assert len(STUDIES) == 3
     assert len(OBJECTIVES) == 16
     assert len(DATA) == 6

@@ -101,8 +101,9 @@ class Measure(Callback):
         assert isinstance(pl_module, HotfixModule)
         self._run(trainer, pl_module, "test", "before")
         if not pl_module.trains:
-            # There will be no end of training.
+            # There will be no end of training; what is done instead belongs into the log.
             folder = RunFolder.of(trainer)
+            folder.open(trainer)
             with folder.results.timed("hotfix"):
                 data, root = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
                 pl_module.hotfix(data, root, partial(task_progress, trainer=trainer))

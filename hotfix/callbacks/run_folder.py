@@ -77,15 +77,15 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the folder: nothing is written before everything could be loaded."""
-        self._open(trainer)
+        self.open(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the folder for `hotfix validate`."""
-        self._open(trainer)
+        self.open(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the folder for `hotfix test`."""
-        self._open(trainer)
+        self.open(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock behind what is measured before."""
@@ -137,7 +137,8 @@ class RunFolder(Callback):
             self._handler.close()
             self._handler = None
 
-    def _open(self, trainer: Trainer) -> None:
+    def open(self, trainer: Trainer) -> None:
+        """Write the configuration and begin the log, once."""
         if not trainer.is_global_zero or self._handler is not None:
             return
         root = Path(trainer.default_root_dir)

@@ -145,6 +145,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     finish(process)
     kept = patches(tmp_path / "run")
     assert 3 <= len(kept) < 40
+    assert all((tmp_path / "run" / name).is_file() for name in ("config.yaml", "run.log"))
     run_here(words(tmp_path / "run", *sweep), tmp_path / "cache")
     found = patches(tmp_path / "run")
     assert len(found) == 40
