@@ -25,6 +25,7 @@ RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + EDITS +
 SMOKE = "configs/recipe/smoke.yaml"
 EDITORS = (
     "alpha_edit",
+    "astra",
     "edit_smoke",
     "emmet",
     "ft_l",
@@ -32,8 +33,11 @@ EDITORS = (
     "lora_edit",
     "malmen",
     "memit",
+    "mint",
     "pmet",
     "rome",
+    "sgd",
+    "star",
     "ultra_edit",
 )
 

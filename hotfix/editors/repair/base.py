@@ -106,7 +106,8 @@ class Repair(WeightEditor):
             if not new:
                 break
             for group in repair_groups(requests, new, self.mode):
-                reports |= self._repaired(work, group, guard)
+                for place, report in self._repaired(work, group, guard).items():
+                    reports[place] = report.after(reports.get(place))
         changed = work.changed()
         self._reports += _rechecked(work, requests, reports, changed)
         return changed

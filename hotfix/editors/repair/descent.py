@@ -24,7 +24,10 @@ from hotfix.editors.rows import TargetRows
 from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 
-__all__ = ["Course", "Descent", "Look", "Pace", "first_rate", "look"]
+__all__ = ["Course", "Descent", "Look", "Pace", "adapted", "look", "slope"]
+
+
+_BEYOND = 16.0  # a promise so many times what is wanted was not kept because the step is too long
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,20 @@ class Pace:
     """How far and how often to step.
 
     Attributes:
-        rate: of the first step, in the method's own units; `auto`: see `first_rate`.
+        rate: of the first step, in the method's own units; `auto`: such that the planned steps would bring the loss to
+            nothing, were it as steep all the way; a rate in units of hidden states or weights would be too small for
+            one model and too large for the next.
         steps: planned.
-        most: steps at most; each time the planned number has passed in vain, the rate doubles.
+        most: steps at most.
         margin: stop when every target's logit is so far above the others; None never stops early.
-        backtrack: take a step back that made the loss larger, and halve the rate.
+        adapt: change the rate by what the steps do; see `adapted`.
     """
 
     rate: float | Literal["auto"]
     steps: int
     most: int
     margin: float | None
-    backtrack: bool
+    adapt: bool
 
 
 class Look(NamedTuple):
@@ -117,13 +122,32 @@ def look(work: Workspace, rows: Sequence[TargetRows], doors: Sequence[Entering],
     )
 
 
-def first_rate(seen: Look, moves: Mapping[int, Tensor], steps: int) -> float:
-    """Return the rate at which the planned steps would bring the loss to nothing, were it as steep all the way.
+def slope(seen: Look, moves: Mapping[int, Tensor]) -> float:
+    """Return how fast the loss falls along a move, to first order."""
+    return -sum(float((seen.gradients[layer] * move).sum()) for layer, move in moves.items())
 
-    A rate in the units of hidden states or of weights would be too small for one model and too large for the next.
+
+def adapted(drop: float, wanted: float, promised: float) -> float:
+    """Return what the rate is multiplied by behind a step; 0: the step is to be taken back, and the rate halved.
+
+    Small rises of the loss are rounding, mostly; so is much of what a gradient promises in half precision, and a step
+    that keeps none of its promise may be too short as well as too long.
+
+    Args:
+        drop: of the loss.
+        wanted: drop.
+        promised: drop, to first order.
+
+    >>> adapted(drop=0.1, wanted=0.1, promised=0.1), adapted(drop=0.0, wanted=0.1, promised=0.1)
+    (1.0, 2.0)
+    >>> adapted(drop=-0.2, wanted=0.1, promised=0.1), adapted(drop=0.0, wanted=0.1, promised=5.0)
+    (0.0, 0.5)
     """
-    drop = -sum(float((seen.gradients[layer] * move).sum()) for layer, move in moves.items())
-    return seen.loss / (steps * drop) if drop > 0 else 0.0
+    if not drop >= -wanted:
+        return 0.0
+    if drop >= wanted / 2:
+        return 1.0
+    return 2.0 if promised < _BEYOND * wanted else 0.5
 
 
 class Descent(Repair):
@@ -184,25 +208,28 @@ class Descent(Repair):
         first = int(torch.cat(row)[start.margin <= 0][0])
         return chosen_layers(work.model, work.batches([requests[first]])[0], self.layers)
 
+    def lacking(self, course: Course, now: Judgement) -> Tensor:
+        """Which targets don't come out yet: failures short of the margin, and what was right and is wrong: bool [N]."""
+        least = torch.where(course.start.margin <= 0, self.pace.margin or 0.0, 0.0)
+        return (now.margin <= 0) | (now.margin < least)
+
     def _walk(self, course: Course) -> int:
         work, pace = course.work, self.pace
-        seen = look(work, course.rows, course.doors, course.layers)
-        rate = None
+        seen, rate = look(work, course.rows, course.doors, course.layers), 0.0
+        planned = seen.loss / pace.steps
         for step in range(pace.most):
-            if self._enough(seen):
+            if pace.margin is not None and not self.lacking(course, seen.judgement).any():
                 return step
             kept, moves = work.weights, self.directions(course, seen)
-            if rate is None:
-                rate = pace.rate if pace.rate != "auto" else first_rate(seen, moves, pace.steps)
-            elif step % pace.steps == 0:
-                rate *= 2
+            steep = slope(seen, moves)
+            if step == 0:
+                rate = pace.rate if pace.rate != "auto" else planned / steep if steep > 0 else 0.0
             work.weights = work.moved({layer: rate * move for layer, move in moves.items()})
             new = look(work, course.rows, course.doors, course.layers)
-            if pace.backtrack and not new.loss <= seen.loss:
-                work.weights, rate = kept, rate / 2
+            factor = adapted(seen.loss - new.loss, min(planned, seen.loss / 2), rate * steep) if pace.adapt else 1.0
+            rate *= factor or 0.5
+            if factor == 0:
+                work.weights = kept
             else:
                 seen = new
         return pace.most
-
-    def _enough(self, seen: Look) -> bool:
-        return self.pace.margin is not None and bool((seen.judgement.margin >= self.pace.margin).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from hotfix.editors.repair.attribution import Neuron
@@ -42,13 +42,13 @@ class RepairReport:
             has the same row for both tokens; `contradictory`: unsolved, and another failure has the same key and
             another steer; `guarded`: undone, because it changed too much unrelated code; `broken`: solved, and
             unsolved again by a later one.
-        steps: steps of descent, or patches, of the last attempt.
-        margin_before: the target's logit less the largest other one, before the attempt.
+        steps: steps of descent, or patches.
+        margin_before: the target's logit less the largest other one, before the first attempt.
         margin_after: the same in the end, in the model's own precision.
         layers: blocks that were allowed to change.
         neurons: columns (block, index) that changed; None for all of these blocks.
-        norm: Frobenius norm of the change of all matrices by all that was done for its group.
-        seconds: that the group took.
+        norm: Frobenius norm of the change of all matrices by all that was done for its group, the last time.
+        seconds: that its group took.
         together: failures that were repaired with it, itself included.
         contradicts: `request:position` of the other failure, where there is one.
     """
@@ -67,6 +67,21 @@ class RepairReport:
     seconds: float
     together: int
     contradicts: str | None = None
+
+    def after(self, first: RepairReport | None) -> RepairReport:
+        """Add this attempt to the first one at the same token, whose changes stay."""
+        if first is None:
+            return self
+        both = None if self.neurons is None or first.neurons is None else sorted({*first.neurons, *self.neurons})
+        return replace(
+            self,
+            predicted=first.predicted,
+            margin_before=first.margin_before,
+            steps=first.steps + self.steps,
+            layers=sorted({*first.layers, *self.layers}),
+            neurons=both,
+            seconds=first.seconds + self.seconds,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -17,15 +17,17 @@ from hotfix.editors.repair.layers import LayerChoice
 
 __all__ = ["SGD"]
 
+_PAPER_RATE = 1e-2
+
 
 class SGD(Descent):
     """Gradient descent on feed-forward output matrices.
 
     Args:
-        protocol: `paper`: exactly `steps` steps, failures one by one, nothing undone and nothing tried again; `sound`:
-            stop at the margin, step back where the loss rose, go on to `most_steps` at a doubled rate, undo what
-            solved nothing.
-        mode: which failures are repaired together; see `Repair`. The paper's protocol has its own.
+        protocol: `paper`: 10 steps of 0.01 over all blocks, failures one by one, nothing undone or tried again;
+            `sound`: what the other arguments say, a rate that adapts, failures undone that were not solved. The
+            arguments below are read only then.
+        mode: which failures are repaired together; see `Repair`.
         layers: blocks that change; see `chosen_layers`.
         learning_rate: of the first step; `auto` takes as many steps as planned, to first order.
         steps: planned.
@@ -40,14 +42,16 @@ class SGD(Descent):
         mode: Mode = "answer",
         layers: LayerChoice = "all",
         learning_rate: float | Literal["auto"] = 1e-2,
-        steps: int = 10,
-        most_steps: int = 40,
+        steps: int = 20,
+        most_steps: int = 60,
         margin: float = 0.5,
         guard: float | None = None,
     ) -> None:
-        sound = protocol == "sound"
-        pace = Pace(learning_rate, steps, most_steps if sound else steps, margin if sound else None, backtrack=sound)
-        super().__init__(mode if sound else "iterative", layers, pace, 3 if sound else 1, undo=sound, guard=guard)
+        if protocol == "paper":
+            pace = Pace(_PAPER_RATE, steps=10, most=10, margin=None, adapt=False)
+            super().__init__("iterative", "all", pace, sweeps=1, undo=False, guard=guard)
+        else:
+            super().__init__(mode, layers, Pace(learning_rate, steps, most_steps, margin, adapt=True), guard=guard)
 
     def directions(self, course: Course, seen: Look) -> Mapping[int, Tensor]:
         """Return the gradients, downward."""

@@ -35,13 +35,13 @@ class STAR(Descent):
     Args:
         protocol: `paper`: the published constants and nothing else: 10 steps of 0.01 in units of the steer, all blocks,
             failures one by one, the raw head, no early stop, nothing undone or tried again. `sound`: what the other
-            arguments say, the head seen through the final norm, a step back where the loss rose, failures undone that
-            were not solved. The arguments below are read only then.
+            arguments say, the head seen through the final norm, a rate that adapts, failures undone that were not
+            solved. The arguments below are read only then.
         mode: which failures are repaired together; see `Repair`.
         layers: blocks that change; see `chosen_layers`.
         learning_rate: of the first step, in units of the steer, whose size knows nothing of the model's; `auto` takes
             as many steps as planned, to first order.
-        steps: planned; each time they have passed in vain, the rate doubles.
+        steps: planned; more of them are smaller, take longer, and move less that has nothing to do with the target.
         most_steps: at most.
         margin: a target's logit has to be so far above the others.
         sparsity: which neurons change: `none`: all; `autoly`: the best of all chosen blocks; `layerly`: the best of the
@@ -56,18 +56,18 @@ class STAR(Descent):
         mode: Mode = "answer",
         layers: LayerChoice = "all",
         learning_rate: float | Literal["auto"] = "auto",
-        steps: int = 10,
-        most_steps: int = 40,
+        steps: int = 20,
+        most_steps: int = 60,
         margin: float = 0.5,
         sparsity: Literal["none", "autoly", "layerly"] = "none",
         ratio: float = 0.25,
         guard: float | None = None,
     ) -> None:
         if protocol == "paper":
-            pace = Pace(_PAPER_RATE, steps=10, most=10, margin=None, backtrack=False)
+            pace = Pace(_PAPER_RATE, steps=10, most=10, margin=None, adapt=False)
             super().__init__("iterative", "all", pace, sweeps=1, undo=False, guard=guard, fold_gain=False)
         else:
-            pace = Pace(learning_rate, steps, most_steps, margin, backtrack=True)
+            pace = Pace(learning_rate, steps, most_steps, margin, adapt=True)
             super().__init__(mode, layers, pace, guard=guard)
         self.protocol = protocol
         self.sparsity: Literal["none", "autoly", "layerly"] = "none" if protocol == "paper" else sparsity
@@ -102,7 +102,7 @@ class STAR(Descent):
         """The wanted moves of the hidden states, zero where a token is right already: float32 [N, D]."""
         at_first = self.protocol == "paper"
         now = course.start if at_first else seen.judgement
-        wanted = now.margin <= 0 if self.pace.margin is None else now.margin < self.pace.margin
+        wanted = self.lacking(course, now)
         semantics = course.work.semantics
         contrasts = semantics.contrasts(course.token, now.other) * wanted[:, None]
         steers = semantics.steers(contrasts)
