@@ -182,6 +182,8 @@ class Edit(HotfixModule):
             return None
         # Of what was edited, not of what could have been trained on.
         provenance["data_digest"] = self._digest
+        # What an editor says of its own requests stays beside what the tasks measured.
+        provenance["results"] = {**self._patch.provenance.results, **provenance.get("results", {})}
         self._patch.provenance = replace(self._patch.provenance, base_model=self.model_name, **provenance)
         return self._patch
 

@@ -12,6 +12,7 @@ from hotfix.editors import ASTRA, SGD
 from hotfix.editors.repair.astra import closing
 from hotfix.editors.repair.failures import detect
 from hotfix.models.layout import feed_forward_output
+from hotfix.modules import Edit
 from hotfix.patches import worn
 
 
@@ -66,3 +67,13 @@ def test_astra_repairs_in_few_rounds(neurons: int | None) -> None:
     assert max(report["steps"] for report in reports) <= 10
     with worn(patch, facts.model) as model:
         assert detect(model, [encode_request(TOKENIZER, each) for each in requests]) == []  # type: ignore[arg-type]
+
+
+def test_a_run_s_patch_holds_the_reports_beside_what_the_tasks_measured() -> None:
+    module = Edit(SGD(), "tiny", dtype="float32")
+    facts = known_facts()
+    module._patch = SGD().compute(facts.model, TOKENIZER, wrong_answers(facts, 1))
+    patch = module.make_patch(results={"bug_fix": {"after": 1.0}})
+    assert patch is not None
+    assert patch.provenance.results["bug_fix"] == {"after": 1.0}
+    assert [report["position"] for report in patch.provenance.results["repairs"]] == [0]
