@@ -208,8 +208,11 @@ class LocateThenEdit(WeightEditor):
     ) -> Tensor | None:
         """Return the keys of other prompts that end as these do, [D, p]; of many requests a few each."""
         each = min(self.hold, max(1, _HELD // len(requests)))
-        prompts = [other for r in requests for other in contrasts(r, around, each)]
-        return keys_of(model, projection, block, prompts) if prompts else None
+        # Requests share them, and a key that is to gain something can't be held.
+        prompts = {tuple(other.prompt): other for r in requests for other in contrasts(r, around, each)}
+        for request in requests:
+            prompts.pop(tuple(request.prompt), None)
+        return keys_of(model, projection, block, list(prompts.values())) if prompts else None
 
 
 @torch.no_grad()

@@ -231,3 +231,18 @@ def test_auto_takes_the_best_run_of_blocks_whatever_is_edited(monkeypatch: pytes
         assert list(patch.changes) == [feed_forward_output(tiny_model(), block).name]
     assert asked[0] == asked[1]
     assert asked[0]
+
+
+def test_other_requests_prompts_are_held_but_none_that_is_edited() -> None:
+    model, other = tiny_model(), EditRequest("3", "copy a list:", " list(xs)")
+    known = Background([other, SECOND], BACKGROUND.texts)
+    module = feed_forward_output(model, 1).module
+    before = output(model, encoded(other), module)
+    editor = EMMET([1], BARE, mu=0.0, hold=2)
+    patch = editor.compute(model, TOKENIZER, [FIRST, SECOND], background=known)
+    alone = EMMET([1], BARE, mu=0.0).compute(model, TOKENIZER, [FIRST, SECOND], background=known)
+    with worn(patch, model):
+        torch.testing.assert_close(output(model, encoded(other), module), before, rtol=1e-4, atol=1e-6)
+        held = output(model, encoded(SECOND), module)
+    with worn(alone, model):
+        torch.testing.assert_close(output(model, encoded(SECOND), module), held, rtol=1e-3, atol=1e-5)
