@@ -24,12 +24,14 @@ STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
 RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + EDITS + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 EDITORS = (
+    "a_grace",
     "alpha_edit",
     "astra",
     "edit_smoke",
     "emmet",
     "ft_l",
     "ft_m",
+    "grace",
     "lora_edit",
     "malmen",
     "memit",
