@@ -58,7 +58,7 @@ class LoRAEdit(WeightEditor):
         matrices: Literal["feed_forward", "attention", "both"] = "feed_forward",
         rank: int = 4,
         steps: int = 30,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-4,
         scale: float = 2.0,
         enough: float = 1e-2,
         drift: float = 0.0,
