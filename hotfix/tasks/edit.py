@@ -14,19 +14,20 @@ from hotfix.data.edits import EditRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.errors import ModelError
 from hotfix.generation import SamplingConfig, sample
-from hotfix.metrics import (
-    Bleu,
-    ExactMatch,
-    ExampleMetric,
-    NgramEntropy,
-    Record,
-    RecordMean,
-    RecordRate,
-    RougeL,
-)
+from hotfix.metrics import Record
 from hotfix.metrics.tokenisers import code_tokens
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.bug_fix import evenly
+from hotfix.tasks.edit_metrics import (
+    EFFICACY,
+    FLUENCY,
+    GENERALISATION,
+    SLICES,
+    SPECIFICITY,
+    UNRELATED,
+    edit_metrics,
+    scored,
+)
 from hotfix.tasks.edit_scoring import (
     AnswerScores,
     Continued,
@@ -40,13 +41,6 @@ from hotfix.types import Split
 
 __all__ = ["EditQuality"]
 
-_EFFICACY, _GENERALISATION, _SPECIFICITY, _UNRELATED, _FLUENCY = _SLICES = (
-    "efficacy",
-    "generalisation",
-    "specificity",
-    "unrelated",
-    "fluency",
-)
 _SETTINGS: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
     {
         "hotfix": {"specificity_tokens": 16, "fluency_tokens": 64},
@@ -54,8 +48,6 @@ _SETTINGS: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
     }
 )
 _TAIL = 200
-# Metrics of a whole text, which no other field of the record tells.
-_SCORES = ("em", "em_all", "bleu", "rouge_l", "entropy")
 
 
 class _Asked(NamedTuple):
@@ -146,19 +138,21 @@ class EditQuality(Task):
         every: Sequence[EditRequest] = data.requests(self.edits or "train") if own is None else own
         requests = evenly(every, self.examples)
         prompts = {
-            _EFFICACY: [(r, [r.prompt]) for r in requests],
-            _GENERALISATION: [(r, list(r.paraphrases)) for r in requests],
-            _SPECIFICITY: [(r, list(r.neighbours)) for r in requests],
-            _FLUENCY: [(r, [r.prompt, *r.paraphrases[:1]]) for r in evenly(requests, self.fluency_examples)],
+            EFFICACY: [(r, [r.prompt]) for r in requests],
+            GENERALISATION: [(r, list(r.paraphrases)) for r in requests],
+            SPECIFICITY: [(r, list(r.neighbours)) for r in requests],
+            FLUENCY: [(r, [r.prompt, *r.paraphrases[:1]]) for r in evenly(requests, self.fluency_examples)],
         }
         found = {
             name: [self._example(name, r, texts, data.tokenizer) for r, texts in part if texts]
             for name, part in prompts.items()
         }
-        found[_UNRELATED] = self._unrelated(requests, data)
+        found[UNRELATED] = self._unrelated(requests, data)
         return [
-            Slice(name, found[name], self._metrics(name, len(found[name])), _group_name(name), precise=True)
-            for name in _SLICES
+            Slice(
+                name, found[name], edit_metrics(name, self.protocol, len(found[name])), _group_name(name), precise=True
+            )
+            for name in SLICES
             if found[name]
         ]
 
@@ -166,8 +160,8 @@ class EditQuality(Task):
         self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
     ) -> list[Record]:
         """Measure all together, or each request with its own edit on."""
-        metrics = self._metrics(name, 0)
-        return [_scored(metrics, record) for record in self._measured(subject, name, items, base)]
+        metrics = edit_metrics(name, self.protocol, 0)
+        return [scored(metrics, record) for record in self._measured(subject, name, items, base)]
 
     def _measured(
         self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
@@ -187,10 +181,10 @@ class EditQuality(Task):
     def _observe(
         self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
     ) -> list[Record]:
-        if name == _FLUENCY:
+        if name == FLUENCY:
             return self._sampled(subject, items)
         asked: list[_Asked] = [example.payload for _, example in items]
-        kept = name in (_SPECIFICITY, _UNRELATED)
+        kept = name in (SPECIFICITY, UNRELATED)
         earlier = [r["token_ids"] for r in base] if kept and base is not None else None
         if not kept:
             written = self._written(subject, asked)
@@ -302,7 +296,7 @@ class EditQuality(Task):
     def _example(
         self, name: str, request: EditRequest, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
     ) -> Example:
-        if name == _SPECIFICITY:
+        if name == SPECIFICITY:
             ids = [self._ids(tokenizer, text) for text in texts]
             asked = self._kept(request.id, ids, texts)
         else:
@@ -346,52 +340,9 @@ class EditQuality(Task):
     def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         return encode_text(tokenizer, text, add_special_tokens=self.protocol != "paper").ids
 
-    def _metrics(self, name: str, count: int) -> dict[str, ExampleMetric]:
-        if name == _FLUENCY:
-            found: dict[str, ExampleMetric] = {"entropy": NgramEntropy(survivors=self.protocol == "paper")}
-        elif self.protocol == "paper":
-            found = _paper_metrics(name)
-        else:
-            found = _own_metrics(name)
-        return {key: metric.bind(count) for key, metric in {**found, "broken_rate": RecordRate("broken")}.items()}
-
-
-def _scored(metrics: Mapping[str, ExampleMetric], record: Record) -> Record:
-    """Put an example's scores into its record, so that the file of records tells them without any metric."""
-    tallies = {name: metrics[name].observe(record) for name in _SCORES if name in metrics}
-    return {**record, **{name: t.total / t.samples if t.samples else None for name, t in tallies.items()}}
-
-
-def _own_metrics(name: str) -> dict[str, ExampleMetric]:
-    if name in (_EFFICACY, _GENERALISATION):
-        written: dict[str, ExampleMetric] = {"em": ExactMatch(), "bleu": Bleu(), "rouge_l": RougeL()}
-    else:
-        written = {
-            "em": ExactMatch(strip="neither", empty=True),
-            "bleu": Bleu(strip="neither"),
-            "rouge_l": RougeL(strip="neither"),
-        }
-    if name == _SPECIFICITY:
-        written["em_all"] = ExactMatch(strip="neither", every=True, empty=True)
-    return {**written, **_forced_metrics()}
-
-
-def _paper_metrics(name: str) -> dict[str, ExampleMetric]:
-    kept = name in (_SPECIFICITY, _UNRELATED)
-    return {
-        "em": ExactMatch(strip="neither" if kept else "written", every=True, empty=kept),
-        "bleu": Bleu(smooth=False, tokens="13a", strip="neither" if kept else "written", corpus=True, rounded=True),
-        "rouge_l": RougeL(tokens="alphanumeric", strip="neither" if kept else "written", bootstrap=True, rounded=True),
-        **_forced_metrics(),
-    }
-
-
-def _forced_metrics() -> dict[str, ExampleMetric]:
-    return {"token_accuracy": RecordRate("hits"), "log_prob": RecordMean("log_prob"), "kl": RecordMean("kl")}
-
 
 def _group_name(name: str) -> str:
-    return "module" if name == _UNRELATED else "group"
+    return "module" if name == UNRELATED else "group"
 
 
 def _split(flat: Sequence[Any], asked: Sequence[_Asked]) -> list[list[Any]]:
