@@ -26,7 +26,8 @@ class AGRACE(MemoryEditor):
     """Keys are encodings of the text so far; encoder and radius are learnt from requests that are not edited.
 
     Args:
-        block: index of the block, or its depth below 1. Published: 27 of 32 blocks, which is 0.84.
+        block: index of the block, or its depth below 1. Published: 27 of 32 blocks, which is 0.84; means of lower
+            blocks' inputs tell paraphrases from neighbours better.
         pool: `mean` over all tokens so far, or each token's own (`last`, an ablation).
         encodes: whether the pooled input is encoded; without (an ablation) only the radius is learnt.
         contrast: how encoder and radius are learnt; null for the defaults.
@@ -39,7 +40,7 @@ class AGRACE(MemoryEditor):
 
     def __init__(
         self,
-        block: float = 0.6,
+        block: float = 0.2,
         pool: Pool = "mean",
         encodes: bool = True,
         contrast: Contrast | None = None,
