@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from hotfix.models.trace import captured
 
 __all__ = ["Course", "Descent", "Look", "Pace", "adapted", "look", "slope"]
 
-
+_REGROWTH = 1.25  # of the largest rate, with each step behind one that was taken back
 _BEYOND = 16.0  # a promise so many times what is wanted was not kept because the step is too long
 
 
@@ -216,7 +217,7 @@ class Descent(Repair):
     def _walk(self, course: Course) -> int:
         work, pace = course.work, self.pace
         seen, rate = look(work, course.rows, course.doors, course.layers), 0.0
-        planned = seen.loss / pace.steps
+        planned, ceiling = seen.loss / pace.steps, math.inf
         for step in range(pace.most):
             if pace.margin is not None and not self.lacking(course, seen.judgement).any():
                 return step
@@ -227,9 +228,10 @@ class Descent(Repair):
             work.weights = work.moved({layer: rate * move for layer, move in moves.items()})
             new = look(work, course.rows, course.doors, course.layers)
             factor = adapted(seen.loss - new.loss, min(planned, seen.loss / 2), rate * steep) if pace.adapt else 1.0
-            rate *= factor or 0.5
             if factor == 0:
-                work.weights = kept
+                # What was too long is not tried again at once: the loss would go up and down between two rates.
+                work.weights, rate, ceiling = kept, rate / 2, rate / 2
             else:
-                seen = new
+                seen, ceiling = new, ceiling * _REGROWTH
+                rate = min(rate * factor, ceiling)
         return pace.most

@@ -51,7 +51,7 @@ def signed_step(prior: Tensor, gradient: Tensor) -> Tensor:
     """Return the prior's sizes with the signs of the way down; no move where there is no gradient.
 
     >>> signed_step(torch.tensor([[2.0, -3.0, 4.0]]), torch.tensor([[1.0, -1.0, 0.0]]))
-    tensor([[-2.,  3.,  0.]])
+    tensor([[-2.,  3., -0.]])
     """
     return -prior.abs() * gradient.sign()
 
