@@ -19,7 +19,7 @@ from hotfix.models.fingerprint import fingerprint
 from hotfix.patches import Patch, Provenance, WeightDelta, worn
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Background", "Editor", "Remembered", "WeightEditor"]
+__all__ = ["Background", "Editor", "Remembered", "WeightEditor", "encoded_requests", "frozen"]
 
 
 @dataclass(frozen=True)
