@@ -25,7 +25,7 @@ from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.patches import WeightDelta
 from hotfix.patches.weight_delta import Change
 
-__all__ = ["FT"]
+__all__ = ["FT", "Box"]
 
 
 class FT(WeightEditor):

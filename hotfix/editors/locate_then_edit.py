@@ -28,7 +28,7 @@ from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank, WeightDelta
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Layers", "LocateThenEdit", "Observed"]
+__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing"]
 
 Layers = list[int] | Literal["auto"] | None
 _KEY = "key"

@@ -51,7 +51,8 @@ def load_patch(folder: Path) -> Patch:
         described = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         kind = described.pop("kind")
         known = {field.name for field in fields(Provenance)}
-        return _KINDS[kind](Provenance(**{k: v for k, v in described.items() if k in known}), folder)
+        told = {k: v for k, v in described.items() if k in known}
+        return _KINDS[kind](Provenance(**{**told, "gates": tuple(told.get("gates", ()))}), folder)
     except FileNotFoundError:
         raise PatchError(f"{folder}: no {_FILE} there; expected a run's patch folder, as runs/lora/patch") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -23,7 +23,7 @@ from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import pair_log_probs
 from hotfix.types import Split
 
-__all__ = ["Relearning", "teach_again"]
+__all__ = ["Lesson", "Relearning", "teach_again"]
 
 
 class Lesson(NamedTuple):
