@@ -74,7 +74,7 @@ class ASTRA(Repair):
     Args:
         mode: which failures are repaired together; see `Repair`.
         layers: blocks that change; see `chosen_layers`.
-        margin: how far above the others a target's logit is brought.
+        margin: how far above the others a target's logit is brought; the authors' 5 move more beside it.
         enough: how far is enough to stop; less than `margin`, because what is solved for isn't quite what comes out.
         rounds: at most.
         neurons: change the so many neurons that count most for each failing token; null changes all.
@@ -87,7 +87,7 @@ class ASTRA(Repair):
         self,
         mode: Mode = "answer",
         layers: LayerChoice = "quarter",
-        margin: float = 5.0,
+        margin: float = 1.0,
         enough: float = 0.5,
         rounds: int = 10,
         neurons: int | None = 16,
