@@ -241,7 +241,8 @@ class Edit(HotfixModule):
         """Compute each request's patch, this process its share; those that an earlier run left are kept."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
         settings = {name: value for name, value in vars(self.editor).items() if not name.startswith("_")}
-        depends_on = [self.base_fingerprint, self.dtype_name, type(self.editor).__qualname__, settings]
+        learnt = hashlib.sha256(repr(background).encode()).hexdigest()
+        depends_on = [self.base_fingerprint, self.dtype_name, type(self.editor).__qualname__, settings, learnt]
         series = PatchSeries(folder, requests, depends_on)
         mine = requests[rank::world]
         with progress("editing", len(mine)) as done:

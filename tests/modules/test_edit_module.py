@@ -119,6 +119,17 @@ def test_each_patch_alone_is_the_model_with_that_patch_as_it_would_be_used(tmp_p
     )
 
 
+def test_a_sweep_is_made_again_where_the_editor_may_learn_from_something_else(tmp_path: Path) -> None:
+    make(tmp_path, Requests(), mode="single")
+    before = patches(tmp_path)
+    make(tmp_path, Requests(), mode="single")
+    assert patches(tmp_path) == before
+    data = Requests()
+    data.retain, data.retain_count = "stdlib", 2
+    make(tmp_path, data, mode="single")
+    assert len(patches(tmp_path)) == 2 * len(before)
+
+
 def test_the_base_is_there_while_an_edited_model_is_measured_in_float32(tmp_path: Path) -> None:
     module = make(tmp_path, Requests(), mode="batch", dtype="bfloat16")
     with module.reference():
