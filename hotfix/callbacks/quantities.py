@@ -17,6 +17,7 @@ from hotfix.errors import ConfigError
 from hotfix.models.states import own_precision
 from hotfix.modules import FineTune, HotfixModule
 from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import PairLogProbs, TokenDrift, pair_log_probs, text_drift, unedited_drift
 
 __all__ = ["Quantities"]
@@ -143,11 +144,8 @@ def _texts(data: HotfixDataModule, limit: int, tokens: int) -> list[list[int]]:
 
 
 def _pair_means(scores: Sequence[PairLogProbs]) -> dict[str, float]:
-    columns: dict[str, list[float]] = {
-        **{f"p_{field}": [math.exp(getattr(score, field)) for score in scores] for field in PairLogProbs._fields},
-        "prefers_fixed": [float(score.fixed_at_edit > score.buggy_at_edit) for score in scores],
-    }
-    return {name: math.fsum(values) / len(values) for name, values in columns.items()}
+    records = [probabilities(score) for score in scores]
+    return {name: math.fsum(record[name] for record in records) / len(records) for name in records[0]}
 
 
 def _text_means(drifts: Sequence[TokenDrift]) -> dict[str, float]:
