@@ -58,8 +58,9 @@ def test_results_hold_every_documented_key(whole: Path) -> None:
                 assert estimate["n"] > 0
                 assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"]
         for test in part["tests"].values():
-            assert set(test) == {"test", "p", "effect"}
-            assert 0 <= test["p"] <= 1
+            assert set(test) == {"test", "p", "effect", "difference", "low", "high", "detectable", "q"}
+            assert 0 <= test["p"] <= test["q"] <= 1
+            assert test["low"] <= test["difference"] <= test["high"]
     assert found["name"] == "smoke"
     assert found["seed"] == 0
     assert {f"{task}_{when}" for task in found["tasks"] for when in ("before", "after")} < set(found["seconds"])

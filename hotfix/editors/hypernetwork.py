@@ -42,8 +42,9 @@ def ridge_gradient(keys: Tensor, values: Tensor, ridge: Tensor, gradient: Tensor
         gradient: G of the change, [H, D].
 
     >>> one = torch.ones(1, 1, dtype=torch.float64)
-    >>> ridge_gradient(one, 4 * one, torch.tensor(1.0), one)
-    RidgeGradient(values=tensor([[0.5000]], dtype=torch.float64), ridge=tensor(-1., dtype=torch.float64))
+    >>> found = ridge_gradient(one, 4 * one, torch.tensor(1.0), one)
+    >>> round(found.values.item(), 6), round(found.ridge.item(), 6)
+    (0.5, -1.0)
     """
     of_values = ridge_solution(keys, keys @ gradient.to(keys.dtype).T, ridge).T
     return RidgeGradient(of_values, -(ridge_solution(keys, values, ridge).T * of_values).sum())

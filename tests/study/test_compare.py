@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,14 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> N
     words = [sys.executable, "-m", "hotfix", "compare", "--config", str(tmp_path / "small.yaml"), "--arms", "first"]
     words += ["--trainer.default_root_dir", str(tmp_path / "out")]
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests run in the background, a shell has told them to ignore it, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     checkpoint = tmp_path / "out/first/seed-0/checkpoints/last.ckpt"
     until = time.monotonic() + 400
