@@ -163,23 +163,14 @@ class HotfixCLI(LightningCLI):
         """End as an interrupted program does: what follows it in a script must not take the run for whole."""
         if RunFolder.of(self.trainer).stopped_early:
             raise KeyboardInterrupt
-        self._end()
-
-    def after_edit(self) -> None:
-        """Let the exit status say whether the gates hold."""
-        self._end()
+        self.after_test()
 
     def after_test(self) -> None:
         """Let the exit status say whether the gates hold."""
-        self._end()
-
-    def after_validate(self) -> None:
-        """Let the exit status say whether the gates hold."""
-        self._end()
-
-    def _end(self) -> None:
         if not all(verdict.holds for verdict in RunFolder.of(self.trainer).verdicts):
             sys.exit(1)
+
+    after_edit = after_validate = after_test
 
     def _resolved(self) -> str:
         """The whole configuration, as YAML that reproduces the run."""

@@ -29,6 +29,7 @@ from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.errors import ConfigError, DataError
 from hotfix.metrics.base import Record
+from hotfix.models.modes import evaluating
 from hotfix.models.states import own_precision
 from hotfix.modules import HotfixModule, Online
 from hotfix.tasks import Slice, Subject, Task
@@ -138,15 +139,10 @@ class Measure(Callback):
         folder = RunFolder.of(trainer)
         if not self._measured:
             self._measured = _plan(self.tasks, data, split, pl_module)
-        policy = pl_module.policy
-        training = [m for m in policy.modules() if m.training]
-        policy.eval()
-        with torch.inference_mode(False), torch.no_grad():
+        with evaluating(pl_module.policy), torch.inference_mode(False), torch.no_grad():
             for name, task in self.tasks.items():
                 with folder.results.timed(f"{name}_{when}"):
                     self._run_task(name, task, pl_module, folder, when, trainer)
-        for module in training:
-            module.training = True
         if when == "after":
             folder.records = {
                 f"{name}/{m.part.name}": (m.part.examples, m.records) for name, ms in self._measured.items() for m in ms

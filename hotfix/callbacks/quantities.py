@@ -14,6 +14,7 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import EncodedPair, encode_text
 from hotfix.data.packing import pack
 from hotfix.errors import ConfigError
+from hotfix.models.modes import evaluating
 from hotfix.models.states import own_precision
 from hotfix.modules import FineTune, HotfixModule
 from hotfix.tasks.bug_fix import evenly, is_redaction
@@ -80,24 +81,18 @@ class Quantities:
 
     def _measure(self, module: HotfixModule, of_base: bool) -> dict[str, float]:
         model, reference = module.policy, None if of_base else module.reference
-        training = [m for m in model.modules() if m.training]
-        model.eval()
         found: dict[str, float] = {}
-        try:
-            with torch.no_grad(), own_precision(model):
-                if self._on_pairs:
-                    found |= _pair_means(_shared(self._pairs, lambda some: pair_log_probs(model, some, _BATCH)))
-                if self._on_texts:
-                    found |= _text_means(_shared(self._texts, lambda some: text_drift(model, reference, some, _BATCH)))
-                if self._on_unedited:
-                    both = [pair for pair in self._pairs if len(pair.shared) > 1]
-                    drifts = _shared(both, lambda some: unedited_drift(model, reference, some, _BATCH))
-                    found["kl_unedited"] = _text_means(drifts)["kl"]
-                if self._on_terms and isinstance(module, FineTune):
-                    found |= self._term_means(module)
-        finally:
-            for part in training:
-                part.training = True
+        with evaluating(model), torch.no_grad(), own_precision(model):
+            if self._on_pairs:
+                found |= _pair_means(_shared(self._pairs, lambda some: pair_log_probs(model, some, _BATCH)))
+            if self._on_texts:
+                found |= _text_means(_shared(self._texts, lambda some: text_drift(model, reference, some, _BATCH)))
+            if self._on_unedited:
+                both = [pair for pair in self._pairs if len(pair.shared) > 1]
+                drifts = _shared(both, lambda some: unedited_drift(model, reference, some, _BATCH))
+                found["kl_unedited"] = _text_means(drifts)["kl"]
+            if self._on_terms and isinstance(module, FineTune):
+                found |= self._term_means(module)
         return found
 
     def _term_means(self, module: FineTune) -> dict[str, float]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hotfix.data.edits import EditRequest, EncodedRequest, check_requests, encode_request
 from hotfix.errors import ModelError, PatchError
 from hotfix.models.fingerprint import fingerprint
+from hotfix.models.modes import evaluating
 from hotfix.patches import Patch, Provenance, WeightDelta, worn
 from hotfix.patches.weight_delta import Change, composed
 
@@ -153,17 +154,13 @@ def encoded_requests(
 def frozen(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode and no weight with a gradient; afterwards all is as it was, random numbers included."""
     module = cast("nn.Module", model)
-    training = [m for m in module.modules() if m.training]
     trained = [p for p in module.parameters() if p.requires_grad]
     try:
-        module.eval()
         for parameter in trained:
             parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+        with evaluating(module), torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
             torch.manual_seed(0)
             yield
     finally:
-        for m in training:
-            m.training = True
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -18,6 +17,7 @@ from hotfix.generation.branching import num_virtual_tokens
 from hotfix.generation.config import SamplingConfig
 from hotfix.generation.decoding import Decoder, Progress, Row, plan_groups
 from hotfix.generation.stopping import Completion, Ending, StopCriterion
+from hotfix.models.modes import evaluating
 from hotfix.models.states import plain_model
 
 __all__ = ["greedy", "sample"]
@@ -72,7 +72,7 @@ def sample(
         range(len(prompts)) if prompt_indices is None else prompt_indices,
         lambda ended: None if progress is None or not ended else progress(ended * copies),
     )
-    with _evaluating(model), shared_heads(plain_model(model)), torch.inference_mode():
+    with evaluating(model), shared_heads(plain_model(model)), torch.inference_mode():
         completions = dict(pair for group in groups for pair in decoder.group(group))
     rows = [[completions[Row(place, number)] for number in range(distinct)] for place in range(len(prompts))]
     return [[Completion(list(c.token_ids), *c[1:]) for c in made for _ in range(copies)] for made in rows]
@@ -125,15 +125,3 @@ def _eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[
 def _decode(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
     # The default of some tokenizers is to remove spaces before punctuation, which changes code.
     return lambda ids: cast("str", tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in its own mode again, frozen ones too."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from hotfix.data.datamodule import HotfixDataModule
@@ -25,7 +24,8 @@ from hotfix.models.fingerprint import fingerprint, known_fingerprint
 from hotfix.models.loading import Dtype, load_causal_lm
 from hotfix.models.peak_memory import cost_of
 from hotfix.models.states import check_halves
-from hotfix.modules.base import HotfixModule, Progress
+from hotfix.modules.base import Progress
+from hotfix.modules.untrained import Untrained
 from hotfix.patches import Patch, WeightDelta, load_patch, worn
 from hotfix.patches.series import PatchSeries
 from hotfix.report.results import write_records
@@ -44,7 +44,7 @@ class _Made(NamedTuple):
     peak_bytes: float = math.nan
 
 
-class Edit(HotfixModule):
+class Edit(Untrained):
     """Edits a model: `hotfix edit` measures it, computes the patch of the requests, and measures it again.
 
     Args:
@@ -60,8 +60,6 @@ class Edit(HotfixModule):
         count: edit the first so many; null for all.
         patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
     """
-
-    trains: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,14 +94,6 @@ class Edit(HotfixModule):
         self._only: EditRequest | None = None
         self._costs: list[_Made] = []
         self._digest = ""
-
-    def setup(self, stage: str) -> None:
-        """Leave the training out: there is nothing to train."""
-        if stage == "fit":
-            self.trainer.limit_train_batches = 0
-            if self.trainer.world_size > 1:
-                # DistributedDataParallel refuses a module that has no weight to train.
-                self.unused = nn.Parameter(torch.zeros(()))
 
     def configure_model(self) -> None:
         """Load the model; Lightning calls it once a process, before anything runs."""
@@ -186,18 +176,6 @@ class Edit(HotfixModule):
         provenance["results"] = {**self._patch.provenance.results, **provenance.get("results", {})}
         self._patch.provenance = replace(self._patch.provenance, base_model=self.model_name, **provenance)
         return self._patch
-
-    def training_step(self, batch: object, batch_idx: int) -> Tensor:
-        """Never called; Lightning asks for it."""
-        raise RuntimeError("there is nothing to train")
-
-    def validation_step(self, batch: object, batch_idx: int) -> None:
-        """No loss to watch; the tasks measure when the loop ends."""
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> None:
-        """None."""
 
     @property
     def _base(self) -> PreTrainedModel:

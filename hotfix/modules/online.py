@@ -5,10 +5,9 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hotfix.data.addresses import find_addresses
 from hotfix.data.comments import comment_style, insert_comment
@@ -17,7 +16,7 @@ from hotfix.errors import ConfigError, DataError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.loading import Dtype, load_causal_lm
 from hotfix.models.states import check_halves
-from hotfix.modules.base import HotfixModule
+from hotfix.modules.untrained import Untrained
 from hotfix.patches import PromptPatch, Provenance
 
 __all__ = ["Online", "describe"]
@@ -52,7 +51,7 @@ def describe(pair: CodePair, template: str) -> str:
     return text
 
 
-class Online(HotfixModule):
+class Online(Untrained):
     """Hotfixes the prompt: `hotfix fit` measures the model as it is, then with a comment above every known place.
 
     The tasks are the same as for a trained patch, and so are the files. A comment only goes where a fix is known, that
@@ -67,8 +66,6 @@ class Online(HotfixModule):
         dtype: of the model; `auto` is bfloat16 where the hardware multiplies it.
         everywhere: put the comments above HumanEval's problems, too, in turn: what they cost where they don't apply.
     """
-
-    trains: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -88,14 +85,6 @@ class Online(HotfixModule):
         if language is not None:
             comment_style(CodePair("", "", "", ""), language)
         self._comments: dict[str, str] = {}
-
-    def setup(self, stage: str) -> None:
-        """Leave the training out: there is nothing to train."""
-        if stage == "fit":
-            self.trainer.limit_train_batches = 0
-            if self.trainer.world_size > 1:
-                # DistributedDataParallel refuses a module that has no weight to train.
-                self.unused = nn.Parameter(torch.zeros(()))
 
     def configure_model(self) -> None:
         """Load the model; Lightning calls it once a process, before anything runs."""
@@ -132,18 +121,6 @@ class Online(HotfixModule):
         )
         content = {"template": self.template, "language": self.language, "shows_fixed": self.shows_fixed}
         return PromptPatch(described, content={**content, "comments": self._comments})
-
-    def training_step(self, batch: object, batch_idx: int) -> Tensor:
-        """Never called; Lightning asks for it."""
-        raise RuntimeError("there is nothing to train")
-
-    def validation_step(self, batch: object, batch_idx: int) -> None:
-        """No loss to watch; the tasks measure when the loop ends."""
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> None:
-        """None."""
 
 
 def _fields(template: str) -> list[str]:
