@@ -6,9 +6,13 @@ import logging
 import os
 import sys
 
+from hotfix.allocator import keep_memory
 from hotfix.errors import HotfixError
+from hotfix.kept_help import HELP_WORDS, help_of
 
 __all__ = ["main"]
+
+_COMMANDS = ("fit", "edit", "validate", "test", "predict", "check", "preview", "compare")
 
 _HELP = """\
 usage: hotfix COMMAND --config FILE [--config OVERLAY ...] [--KEY VALUE ...]
@@ -38,7 +42,7 @@ start here:
 def main() -> None:
     """Dispatch; nothing heavy is imported for the plain help."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP_WORDS:
         print(_HELP)  # noqa: T201  the help is output, not a log
         return
     if arguments[0] == "--version":
@@ -46,24 +50,32 @@ def main() -> None:
 
         print(__version__)  # noqa: T201
         return
-    # A configuration without these would let the tokenizers' threads and the hub's retries slow every start.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # peft imports bitsandbytes where it is installed, which then tells every start of a kernel that it doesn't need.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        if arguments[0] == "compare":
-            from hotfix.study.compare import main as compare
-
-            sys.exit(compare(arguments[1:]))
-        from hotfix.cli import main as run
-
-        run()
+        if arguments[0] in _COMMANDS and arguments[1:] in ([word] for word in HELP_WORDS):
+            print(help_of(arguments[0], _run), end="")  # noqa: T201
+            return
+        _run()
     except HotfixError as error:
         print(f"hotfix: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("hotfix: stopped", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _run() -> None:
+    keep_memory()
+    # A configuration without these would let the tokenizers' threads and the hub's retries slow every start.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # peft imports bitsandbytes where it is installed, which then tells every start of a kernel that it doesn't need.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if sys.argv[1] == "compare":
+        from hotfix.study.compare import main as compare
+
+        sys.exit(compare(sys.argv[2:]))
+    from hotfix.cli import main as run
+
+    run()
 
 
 if __name__ == "__main__":
