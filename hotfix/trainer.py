@@ -36,7 +36,9 @@ class HotfixTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own arguments
         kwargs["use_distributed_sampler"] = False
-        kwargs.setdefault("num_sanity_val_steps", 0)
+        if kwargs.get("num_sanity_val_steps") is None:
+            # The rows were looked at already, and a run starts with the tasks.
+            kwargs["num_sanity_val_steps"] = 0
         super().__init__(*args, **kwargs)
 
     def preview(
