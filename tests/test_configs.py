@@ -18,10 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.y*ml"))
 OVERLAYS = [c for c in CONFIGS if c.startswith("configs/overlay/")]
 OBJECTIVES = [c for c in CONFIGS if c.startswith("configs/objective/")]
+ADAPTERS = [c for c in CONFIGS if c.startswith("configs/adapter/")]
 EDITS = [f"configs/data/{name}.yaml" for name in ("clmeeval", "docstrings", "edits_code", "nl2code")]
 DATA = [c for c in CONFIGS if c.startswith("configs/data/") and c not in EDITS]
 STUDIES = [c for c in CONFIGS if c.startswith("configs/study/")]
-RECIPES = [c for c in CONFIGS if c not in OVERLAYS + OBJECTIVES + DATA + EDITS + STUDIES]
+FRAGMENTS = OVERLAYS + OBJECTIVES + ADAPTERS + DATA + EDITS
+RECIPES = [c for c in CONFIGS if c not in FRAGMENTS + STUDIES]
 SMOKE = "configs/recipe/smoke.yaml"
 EDITORS = (
     "a_grace",
@@ -58,10 +60,11 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_all_are_found() -> None:
-    assert len(CONFIGS) == len(OVERLAYS) + len(RECIPES) + len(OBJECTIVES) + len(DATA) + len(EDITS) + len(STUDIES)
+    assert len(CONFIGS) == len(RECIPES) + len(FRAGMENTS) + len(STUDIES)
     assert len(OVERLAYS) == 7
-    assert len(STUDIES) == 3
+    assert len(STUDIES) == 4
     assert len(OBJECTIVES) == 16
+    assert len(ADAPTERS) == 8
     assert len(DATA) == 6
     named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", *EDITORS)}
     assert {"configs/lora.yaml", SMOKE, *named} == set(RECIPES)
@@ -90,6 +93,17 @@ def test_objective(objective: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert list(written) == ["model"]
     assert list(written["model"]["init_args"]) == ["objective"]
     assert found["model"]["init_args"]["objective"] == written["model"]["init_args"]["objective"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_adapter(adapter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # A learning rate that suits one adapter ruins another, so a fragment names it beside every argument.
+    written = yaml.safe_load((ROOT / adapter).read_text(encoding="utf-8"))
+    found = printed(monkeypatch, capsys, SMOKE, adapter)
+    assert list(written) == ["model"]
+    assert set(written["model"]["init_args"]) == {"learning_rate", "adapter"}
+    for key, value in written["model"]["init_args"].items():
+        assert found["model"]["init_args"][key] == value  # type: ignore[index]
 
 
 @pytest.mark.parametrize("data", DATA)
