@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -76,7 +78,8 @@ def _peers(solutions: dict[str, str]) -> dict[str, bool]:
         samples = Path(folder, "samples.jsonl")
         rows = (json.dumps({"task_id": task, "completion": body}) for task, body in solutions.items())
         samples.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        evaluate_functional_correctness(str(samples), k=[1], n_workers=_WORKERS, timeout=_TIMEOUT)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            evaluate_functional_correctness(str(samples), k=[1], n_workers=_WORKERS, timeout=_TIMEOUT)
         results = Path(f"{samples}_results.jsonl").read_text(encoding="utf-8").splitlines()
     found = (json.loads(line) for line in results)
     return {row["task_id"]: bool(row["passed"]) for row in found}
