@@ -1,8 +1,8 @@
 """Memory that stays with the process: page faults cost a CPU run more than some of its arithmetic.
 
 glibc gives large blocks back to the system as soon as they are freed, so each tensor of a step is new memory, faulted
-in page by page. Kept, and in huge pages, memory is faulted in once. glibc reads these settings when a process starts, so
-the command starts itself once more.
+in page by page. Kept, and in huge pages, memory is faulted in once. glibc reads these settings when a process starts,
+so the command starts itself once more.
 """
 
 from __future__ import annotations
