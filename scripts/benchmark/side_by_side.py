@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["Finding", "compare", "seconds", "timed"]
+__all__ = ["Finding", "alternate", "compare", "seconds", "timed"]
 
 _RESAMPLES = 2_000
 
@@ -82,6 +82,12 @@ def compare(
         unit: `s`, or what `amount` is in by the second.
         note: told behind the numbers.
     """
+    times = alternate(ours, peer, repeats)
+    return timed(name, times, target=target, amount=amount, unit=unit, note=note)
+
+
+def alternate(ours: Callable[[], object], peer: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
+    """Return the seconds of both, ours first, of runs in turn; a run of each before them is not counted."""
     ours()
     peer()
     times: list[tuple[float, float]] = []
@@ -92,7 +98,7 @@ def compare(
         else:
             own = seconds(ours)
             times.append((own, seconds(peer)))
-    return timed(name, times, target=target, amount=amount, unit=unit, note=note)
+    return times
 
 
 def timed(
