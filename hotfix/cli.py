@@ -46,6 +46,8 @@ _QUIET = (
     ".*`max_epochs` was not set.*",
     ".*`LightningModule.configure_optimizers` returned `None`.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
+    # On purpose: the frozen base has to be the same function in every pass.
+    ".*module\\(s\\) in eval mode at the start of training.*",
 )
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import yaml
 from rich.console import Console
 
 from hotfix.atomic import atomic_write
@@ -24,7 +25,7 @@ from hotfix.report.study_table import LEGEND, study_markdown, study_tables
 from hotfix.study.plan import Run, plan_runs
 from hotfix.study.progress import Progress
 from hotfix.study.runner import Ended, run_all
-from hotfix.study.spec import Arm, Study, load_study
+from hotfix.study.spec import Arm, Study, load_study, with_overrides
 from hotfix.study.wandb_study import send_study, wandb_settings
 
 __all__ = ["main", "write_report"]
@@ -32,7 +33,8 @@ __all__ = ["main", "write_report"]
 _EPILOG: Final = """\
 Each arm and seed is an ordinary run in DIR/ARM/seed-SEED. What is finished is kept as long as its configuration stays
 the same, what was stopped goes on from its checkpoint; so the same command goes on after Ctrl-C. DIR gets table.md,
-study.json and report.html, one page that needs no network. The keys of a study file: hotfix/study/spec.py.
+study.json and report.html, one page that needs no network. Any setting of the arms may be given as for hotfix fit, such
+as --data.init_args.train FILE; it holds for every arm. The keys of a study file: hotfix/study/spec.py.
 """
 
 
@@ -53,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         HotfixError: the study can't be run as it is.
         KeyboardInterrupt: the user stopped it; what to do is said.
     """
-    told = _parser().parse_args(arguments)
-    study = load_study(told.config)
+    told, rest = _parser().parse_known_args(arguments)
+    study = with_overrides(load_study(told.config), _settings(rest))
     folder = told.folder or Path("runs") / study.name
     # What isn't a terminal has no width of its own, and rich would take 80.
     console = Console() if sys.stdout.isatty() else Console(width=100)
@@ -111,6 +113,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="runs at once; default: 1")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these; default: all")
     return parser
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """Dotted settings of the command line, as `hotfix fit` takes them; what else is left over is a mistake.
+
+    >>> _settings(["--trainer.max_epochs", "2", "--data.init_args.train=[a, b]"])
+    {'trainer.max_epochs': 2, 'data.init_args.train': ['a', 'b']}
+    """
+    found: dict[str, Any] = {}
+    left = list(words)
+    while left:
+        key, given, value = left.pop(0).partition("=")
+        if not key.startswith("--") or "." not in key:
+            _parser().error(f"unrecognized arguments: {key}")
+        if not given and not left:
+            raise ConfigError(f"{key}: it needs a value, as in {key} VALUE")
+        found[key[2:]] = _value(value if given else left.pop(0), key)
+    return found
+
+
+def _value(text: str, key: str) -> Any:  # noqa: ANN401  the values of YAML
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {text!r:.60} is not YAML; put quotes around what has a colon or brackets") from error
 
 
 def _positive(text: str) -> int:

@@ -88,16 +88,18 @@ def plan_runs(study: Study, folder: Path, arms: Sequence[Arm]) -> list[Run]:
     """
     commands = [base_command(study, arm, _write_overrides(folder, arm)) for arm in arms]
     runs: list[Run] = []
-    wrong: list[str] = []
+    wrong: dict[str, list[str]] = {}
     for arm, command, resolved in zip(arms, commands, resolve(commands), strict=True):
         if isinstance(resolved, HotfixError):
-            wrong.append(f"arm {arm.name}: {resolved}")
+            wrong.setdefault(str(resolved), []).append(arm.name)
             continue
         config = yaml.safe_load(resolved)
         verb = _verb(arm, config)
         runs += [_run(folder, arm, seed, [verb, *command[1:]], config) for seed in arm.seeds]
     if wrong:
-        raise ConfigError("; ".join(wrong))
+        # A setting of the recipe, or of the command line, is as wrong in every arm.
+        told = {"every arm" if 1 < len(n) == len(arms) else f"arm {', '.join(n)}": why for why, n in wrong.items()}
+        raise ConfigError("; ".join(f"{whose}: {why}" for whose, why in told.items()))
     return runs
 
 

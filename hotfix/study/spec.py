@@ -28,14 +28,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from hotfix.errors import ConfigError
 from hotfix.study.yaml_files import load_yaml
 
-__all__ = ["Arm", "Study", "load_study", "merged", "nested"]
+__all__ = ["Arm", "Study", "load_study", "merged", "nested", "with_overrides"]
 
 _KEYS: Final = ("name", "recipe", "subcommand", "seeds", "overlays", "overrides", "wandb", "arms", "grid", "exclude")
 _ARM_KEYS: Final = ("subcommand", "seeds", "overlays", "overrides")
@@ -100,6 +100,12 @@ def load_study(path: Path) -> Study:
         arms=arms,
         wandb=reader.wandb(told.get("wandb")),
     )
+
+
+def with_overrides(study: Study, settings: Mapping[str, Any]) -> Study:
+    """The study with settings for every arm, over the arm's own."""
+    own = nested(settings)
+    return replace(study, arms=tuple(replace(arm, overrides=merged(arm.overrides, own)) for arm in study.arms))
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> N
         (("--config", "configs/study/smoke.yaml", "--worker", "2"), "did you mean --workers?"),
         (("--config", "configs/study/smoke.yaml", "--workers", "0"), "expected a whole number, at least 1, got '0'"),
         (("--config", "configs/study/smoke.yaml", "--arms", "no-unlearnin"), "did you mean no-unlearning?"),
+        (("--config", "configs/study/smoke.yaml", "--trainer.max_epochs"), "it needs a value"),
+        (("--config", "configs/study/smoke.yaml", "--data.x", "[a"), "'[a' is not YAML"),
         (("--config", "configs/study/smok.yaml"), "did you mean configs/study/smoke.yaml?"),
     ],
 )
@@ -159,6 +161,17 @@ def test_mistakes_take_one_line(words: tuple[str, ...], message: str, tmp_path: 
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_settings_of_the_command_line_reach_every_arm(tmp_path: Path) -> None:
+    write(tmp_path)
+    done = compare(tmp_path, "--arms", "first", "--trainer.max_epoch", "3", "--workers", "1")
+    assert done.returncode == 2
+    assert "arm first: " in done.stderr
+    assert "max_epochs" in done.stderr
+    done = compare(tmp_path, "--trainer.max_epoch=3")
+    assert "every arm: " in done.stderr
+    assert done.stderr.count("max_epochs") == 1
 
 
 def test_a_wrong_key_in_an_arm_is_found_before_anything_runs(tmp_path: Path) -> None:

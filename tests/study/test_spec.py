@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hotfix.errors import ConfigError
-from hotfix.study.spec import load_study, merged, nested
+from hotfix.study.spec import load_study, merged, nested, with_overrides
 
 
 @pytest.fixture
@@ -19,6 +19,14 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "recipes" / f"{name}.yaml").write_text("trainer: {max_epochs: 1}\n", encoding="utf-8")
     (tmp_path / "study").mkdir()
     return tmp_path / "study"
+
+
+def test_settings_of_the_command_line_hold_for_every_arm_and_over_its_own(folder: Path) -> None:
+    text = HEAD + "arms: {plain: null, mine: {overrides: {trainer: {max_epochs: 3, devices: 1}}}}\n"
+    study = with_overrides(load_study(written(folder, text)), {"trainer.max_epochs": 5, "data.init_args.train": ["a"]})
+    plain, mine = study.arms
+    assert plain.overrides == {"trainer": {"max_epochs": 5}, "data": {"init_args": {"train": ["a"]}}}
+    assert mine.overrides == {"trainer": {"max_epochs": 5, "devices": 1}, "data": {"init_args": {"train": ["a"]}}}
 
 
 def written(folder: Path, text: str) -> Path:
