@@ -21,6 +21,7 @@ from hotfix.errors import ConfigError
 from hotfix.losses import Objective
 from hotfix.modules import Edit, HotfixModule
 from hotfix.report.edit_view import edit_table, shown
+from hotfix.spacing import evenly
 from hotfix.tasks import EditQuality, Task
 from hotfix.types import Split
 
@@ -59,8 +60,7 @@ class HotfixTrainer(Trainer):
             return
         pairs = data.pairs(split)
         count = max(0, min(count, len(pairs)))
-        for i in range(count):
-            pair = pairs[i * len(pairs) // count]
+        for pair in evenly(pairs, count):
             console.print(Rule(style="dim"), pair_view(pair, data.encoder(pair), data.tokenizer))
         for text in data.retain_texts(split, -(-count // 3)):
             ids = encode_text(data.tokenizer, text.text).ids[: data.retain_length]
@@ -146,10 +146,8 @@ def _one_request(
 
 def _preview_edits(console: Console, data: EditData, count: int, split: Split) -> None:
     requests = data.requests(split)
-    count = max(0, min(count, len(requests)))
-    for i in range(count):
-        view = request_view(requests[i * len(requests) // count], data.tokenizer)
-        console.print(Rule(style="dim"), view)
+    for request in evenly(requests, max(0, count)):
+        console.print(Rule(style="dim"), request_view(request, data.tokenizer))
     console.print(Rule(style="dim"), f"{len(requests)} edits in {split}; editors see prompt and target only")
 
 

@@ -17,7 +17,8 @@ from hotfix.errors import ConfigError
 from hotfix.models.modes import evaluating
 from hotfix.models.states import own_precision
 from hotfix.modules import FineTune, HotfixModule
-from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.spacing import evenly
+from hotfix.tasks.bug_fix import is_redaction
 from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import PairLogProbs, TokenDrift, pair_log_probs, text_drift, unedited_drift
 

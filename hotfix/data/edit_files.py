@@ -18,6 +18,7 @@ from hotfix.data.pair_files import rename
 from hotfix.data.splits import Splitter
 from hotfix.data.tables import read_rows
 from hotfix.errors import ConfigError, DataError
+from hotfix.spacing import evenly
 from hotfix.types import Split
 
 __all__ = ["EditFiles"]
@@ -170,8 +171,7 @@ class EditFiles(EditData):
         if self.neighbours and not all(row.neighbours for row in rows):
             edits, pool = choose(rows, self.count, self.splitter.seed)
             log.info("%s: %d edits, and %d rows to choose their neighbours from", split, len(edits), len(pool))
-        count = len(edits) if self.count is None else min(self.count, len(edits))
-        edits = [edits[i * len(edits) // count] for i in range(count)]
+        edits = evenly(edits, self.count)
         if self.paraphrases:
             edits = with_paraphrases(edits, rows, self.paraphrases)
         return with_neighbours(edits, [row.prompt for row in pool], self.neighbours) if pool else edits

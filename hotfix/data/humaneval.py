@@ -12,6 +12,7 @@ import json
 from typing import Literal, NamedTuple
 
 from hotfix.errors import ConfigError, DataError
+from hotfix.spacing import evenly
 
 __all__ = ["Problem", "load_problems"]
 
@@ -52,7 +53,7 @@ def load_problems(subset: Literal["all"] | int = "all") -> list[Problem]:
         return problems
     if not 1 <= subset <= len(problems):
         raise ConfigError(f"subset must be 'all' or a number from 1 to {len(problems)}, got {subset}")
-    return [problems[index * len(problems) // subset] for index in range(subset)]
+    return evenly(problems, subset)
 
 
 def _read() -> str:

@@ -17,6 +17,7 @@ from hotfix.data.schema import CodePair, parse_row
 from hotfix.data.splits import Splitter
 from hotfix.data.tables import Row, read_rows
 from hotfix.errors import ConfigError, DataError
+from hotfix.spacing import evenly
 from hotfix.types import Split
 
 __all__ = ["PairFiles", "last_lines", "rename"]
@@ -93,6 +94,7 @@ class PairFiles(HotfixDataModule):
         rules: keep only pairs of these rules (bug types); null for the data set's own, an empty list for all.
         prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
         repeats: how often an epoch sees the pairs of some files of `train`, by the file's name without its ending.
+        count: train on at most this many pairs, evenly spaced; null for all.
     """
 
     own_prefix_lines: ClassVar[int] = 0
@@ -123,6 +125,7 @@ class PairFiles(HotfixDataModule):
         rules: list[str] | None = None,
         prompt: PromptFormat | None = None,
         repeats: dict[str, int] | None = None,
+        count: int | None = None,
     ) -> None:
         super().__init__(
             tokenizer_name=tokenizer_name,
@@ -147,6 +150,9 @@ class PairFiles(HotfixDataModule):
         if self.prefix_lines < 0 or min_prefix_lines < 0:
             raise ConfigError("data.init_args.prefix_lines and min_prefix_lines count lines; they can't be below 0")
         self.rules = frozenset(self.own_rules if rules is None else rules)
+        if count is not None and count < 1:
+            raise ConfigError(f"data.init_args.count is {count}, expected at least 1, or null for all pairs")
+        self.count = count
         self._repeats = repeats or {}
         low = [name for name, count in self._repeats.items() if count < 1]
         if low:
@@ -163,7 +169,8 @@ class PairFiles(HotfixDataModule):
 
     def read(self, split: Split) -> list[CodePair]:
         """Read the files of a split; each file is read once."""
-        return read_pairs(self._files[split], split, self._pairs_of) if self._files[split] else []
+        pairs = read_pairs(self._files[split], split, self._pairs_of) if self._files[split] else []
+        return evenly(pairs, self.count) if split == "train" else pairs
 
     def repeats(self) -> list[int] | None:
         """Return how often an epoch sees each training pair."""

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from hotfix.report.records import SliceRecords
 from hotfix.report.study import ArmRuns
+from hotfix.spacing import evenly
 
-__all__ = ["collect_examples", "compact_record", "evenly"]
+__all__ = ["collect_examples", "compact_record"]
 
 _MOST_BYTES: Final = 1_300_000
 _MOST_COMPLETIONS: Final = 5
@@ -58,15 +59,6 @@ def collect_examples(arms: Sequence[ArmRuns], most_bytes: int = _MOST_BYTES) -> 
         if size <= most_bytes or count <= 1:
             return {**found, "arms": [name for name, _ in shown], "all": len(keys)}
         count = max(1, min(count - 1, int(count * most_bytes / size * 0.97)))
-
-
-def evenly(items: Sequence[Any], count: int) -> list[Any]:
-    """So many items, evenly spaced, so that every part is there.
-
-    >>> evenly("abcdef", 3)
-    ['a', 'c', 'e']
-    """
-    return [items[i * len(items) // count] for i in range(min(count, len(items)))] if items else []
 
 
 def compact_record(record: Mapping[str, Any], texts: Any) -> dict[str, Any]:  # noqa: ANN401  called with a text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from hotfix.data.addresses import find_addresses
 from hotfix.data.datamodule import HotfixDataModule
@@ -13,6 +13,7 @@ from hotfix.data.encode import EncodedPair, encode_text, statement_ids
 from hotfix.data.schema import CodePair
 from hotfix.generation import Completion, SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate, SubstringRate, VerdictRate
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.probabilities import probabilities, probability_metrics
 from hotfix.tasks.prompting import PairPrompt, PromptEnd, StatementsEnd, pair_prompt, paper_prompt
@@ -22,9 +23,8 @@ from hotfix.tasks.unrelated import observe_unrelated
 from hotfix.tasks.verdict import find_substrings, judge, open_brackets, statements
 from hotfix.types import Split
 
-__all__ = ["BugFix", "evenly", "is_redaction"]
+__all__ = ["BugFix", "is_redaction"]
 
-_T = TypeVar("_T")
 _SPECIFICITY = "specificity"
 _SAMPLING: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
     {
@@ -218,13 +218,6 @@ def _token_log_probs(subject: Subject, pair: EncodedPair, score: PairLogProbs) -
         side: [[subject.text([t]), round(p, 3)] for t, p in zip(statement_ids(pair, side), found, strict=True)]
         for side, found in sides
     }
-
-
-def evenly(items: Sequence[_T], limit: int | None) -> list[_T]:
-    """Take at most `limit` items, evenly spaced, so that every part of a file is there."""
-    if limit is None or len(items) <= limit:
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def _bind(metrics: Mapping[str, ExampleMetric], count: int) -> dict[str, ExampleMetric]:

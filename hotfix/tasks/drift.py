@@ -8,8 +8,8 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
 from hotfix.errors import ConfigError
 from hotfix.metrics import ExampleMetric, Perplexity, Record, RecordMean, TokenMean
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.bug_fix import evenly
 from hotfix.tasks.scoring import text_drift, unedited_drift
 from hotfix.types import Split
 

@@ -16,8 +16,8 @@ from hotfix.errors import ModelError
 from hotfix.generation import SamplingConfig, sample
 from hotfix.metrics import Record
 from hotfix.metrics.tokenisers import code_tokens
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.bug_fix import evenly
 from hotfix.tasks.edit_metrics import (
     EFFICACY,
     FLUENCY,

@@ -12,8 +12,9 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
 from hotfix.generation import SamplingConfig, StopAfterLines, sample
 from hotfix.metrics import ExampleMetric, Record, RecordMean, RecordRate
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.tasks.bug_fix import is_redaction
 from hotfix.tasks.protocol import Protocol, settle
 from hotfix.types import Split
 

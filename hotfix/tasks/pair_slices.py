@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hotfix.data.datamodule import HotfixDataModule
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice
-from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.tasks.bug_fix import is_redaction
 from hotfix.tasks.probabilities import probability_metrics
 from hotfix.types import Split
 

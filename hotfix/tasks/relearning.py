@@ -16,8 +16,9 @@ from hotfix.errors import ConfigError
 from hotfix.metrics import Record
 from hotfix.models.folded import folded_copy
 from hotfix.models.states import head_logits, hidden_states
+from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.tasks.bug_fix import is_redaction
 from hotfix.tasks.pair_slices import pair_slices
 from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import pair_log_probs

@@ -39,6 +39,15 @@ def test_one_file_serves_all_splits(file: str) -> None:
     assert [pair.id for pair in data.encoded("validation")] == ["validation0", "validation1"]
 
 
+def test_fewer_pairs_train_and_all_test(file: str) -> None:
+    data = module(file, test=file, count=3)
+    assert [pair.id for pair in data.pairs("train")] == ["train0", "train2", "train4"]
+    assert [request.id for request in data.requests("train")] == ["train0", "train2", "train4"]
+    assert len(data.pairs("test")) == 3
+    with pytest.raises(ConfigError, match=r"data\.init_args\.count is 0"):
+        module(file, count=0)
+
+
 def test_a_split_that_has_no_file_is_empty(file: str) -> None:
     assert module(file).pairs("test") == []
     assert module(file).retain_texts("train", 5) == []

@@ -17,8 +17,9 @@ from hotfix.generation import SamplingConfig, greedy
 from hotfix.generation.stopping import Completion
 from hotfix.metrics import RecordRate
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
+from hotfix.spacing import evenly
 from hotfix.tasks import BugFix, Slice, Subject
-from hotfix.tasks.bug_fix import evenly, is_redaction
+from hotfix.tasks.bug_fix import is_redaction
 from hotfix.tasks.scoring import pair_log_probs, text_drift
 
 FIELDS = [
