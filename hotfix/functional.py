@@ -1,11 +1,13 @@
-"""Token-level arithmetic, pure; every reduction says over what."""
+"""Arithmetic of tokens and of second moments, pure; every reduction says over what."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["log1mexp", "shifted_kl", "token_kl", "token_log_probs"]
+__all__ = ["generalised_eigenvectors", "log1mexp", "shifted_kl", "token_kl", "token_log_probs"]
+
+_ITERATIONS = 20
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -69,3 +71,40 @@ def log1mexp(log_p: Tensor) -> Tensor:
     small = torch.log(-torch.expm1(torch.where(near_one, log_p, -1.0)))
     large = torch.log1p(-torch.exp(torch.where(near_one, -1.0, log_p)))
     return torch.where(near_one, small, large)
+
+
+def generalised_eigenvectors(numerator: Tensor, denominator: Tensor, count: int, ridge: float) -> Tensor:
+    """Return the directions a in which a N a^T / a (D + ridge) a^T is largest, each with that denominator at 1.
+
+    Args:
+        numerator: N, symmetric [W, W].
+        denominator: D, symmetric and nowhere negative [W, W].
+        count: how many, at most W.
+        ridge: added to D's diagonal, as a share of its mean.
+
+    Returns:
+        [count, W], the largest ratio last.
+
+    >>> found = generalised_eigenvectors(torch.diag(torch.tensor([1.0, 3.0])), torch.eye(2), 1, ridge=0.0)
+    >>> found.abs().round(decimals=3)
+    tensor([[0., 1.]])
+    """
+    identity = torch.eye(len(denominator), device=denominator.device)
+    lower = torch.linalg.cholesky(denominator + (ridge * denominator.diagonal().mean() + 1e-12) * identity)
+    half = torch.linalg.solve_triangular(lower, numerator, upper=False)
+    whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    leading = _leading_eigenvectors((whitened + whitened.T) / 2, count)
+    found: Tensor = torch.linalg.solve_triangular(lower.T, leading, upper=True).T
+    return found
+
+
+def _leading_eigenvectors(symmetric: Tensor, count: int) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues, [W, count]: by subspace iteration, since few are wanted."""
+    width = min(len(symmetric), 2 * count + 8)
+    start = torch.randn(len(symmetric), width, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(start.to(symmetric)).Q
+    for _ in range(_ITERATIONS):
+        basis = torch.linalg.qr(symmetric @ basis).Q
+    inner = torch.linalg.eigh(basis.T @ symmetric @ basis).eigenvectors
+    found: Tensor = basis @ inner[:, -count:]
+    return found

@@ -6,10 +6,11 @@ import math
 from decimal import Decimal, localcontext
 
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 
-from hotfix.functional import log1mexp, shifted_kl, token_kl, token_log_probs
+from hotfix.functional import generalised_eigenvectors, log1mexp, shifted_kl, token_kl, token_log_probs
 
 
 def random_logits(n: int, v: int, seed: int, scale: float = 3.0) -> Tensor:
@@ -126,3 +127,16 @@ def test_unlikelihood_of_a_sure_token_is_finite_and_largest() -> None:
     values = -log1mexp(torch.tensor([-80.0, -1.0, -1e-3, -1e-6, 0.0]))
     assert values.tolist() == sorted(values.tolist())
     assert values[-1] == pytest.approx(-math.log(1e-6), rel=1e-3)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_generalised_eigenvectors_are_scipy_s(ridge: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(60, 9, generator=draw, dtype=torch.float64) for _ in range(2))
+    numerator, denominator = x.T @ x, y.T @ y
+    ridged = denominator + ridge * denominator.diagonal().mean() * torch.eye(9, dtype=torch.float64)
+    ratios, vectors = scipy.linalg.eigh(numerator.numpy(), ridged.numpy())
+    found = generalised_eigenvectors(numerator, denominator, 3, ridge)
+    assert ((found @ numerator) * found).sum(1).tolist() == pytest.approx(ratios[-3:].tolist(), rel=1e-6)
+    # The same up to sign, and the denominator is 1 in each.
+    assert (found @ ridged @ torch.from_numpy(vectors[:, -3:])).abs().allclose(torch.eye(3).double(), atol=1e-4)

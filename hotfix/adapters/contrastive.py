@@ -23,13 +23,13 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from hotfix.adapters.first_pass import RowBatch, Watcher
+from hotfix.functional import generalised_eigenvectors
 from hotfix.models.input_moments import InputMoments
 from hotfix.models.rows import PADDING
 
 __all__ = ["ContrastiveStart", "contrastive_directions"]
 
 _RIDGE = 0.005
-_ITERATIONS = 20
 _RETAIN_TOKENS = 8_192  # enough for the moments of layers some thousands wide, with the ridge
 
 
@@ -50,30 +50,13 @@ def contrastive_directions(edited: Tensor, retain: Tensor, rank: int, ridge: flo
     >>> abs(row[0].item()) < 1e-6, round(row[1].item() ** 2, 3)
     (True, 0.333)
     """
-    identity = torch.eye(len(retain), device=retain.device)
-    lower = torch.linalg.cholesky(retain + (ridge * retain.diagonal().mean() + 1e-12) * identity)
-    half = torch.linalg.solve_triangular(lower, edited, upper=False)
-    whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)
-    leading = _leading_eigenvectors((whitened + whitened.T) / 2, rank)
-    rows = torch.linalg.solve_triangular(lower.T, leading, upper=True).T
+    rows = generalised_eigenvectors(edited, retain, rank, ridge)
     energy = ((rows @ edited) * rows).sum(1).clamp_min(1e-12)
     rows = rows * (edited.diagonal().mean() / 3 / energy).sqrt()[:, None]
     # They come in order of their ratios; mixed by a fixed rotation none is special, as in a random start.
     mixing = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(0))).Q
     mixed: Tensor = mixing.to(rows) @ rows
     return mixed
-
-
-def _leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
-    """Return the eigenvectors of the largest eigenvalues, [D, rank]: by subspace iteration, since few are wanted."""
-    width = min(len(symmetric), 2 * rank + 8)
-    start = torch.randn(len(symmetric), width, generator=torch.Generator().manual_seed(0))
-    basis = torch.linalg.qr(start.to(symmetric)).Q
-    for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(symmetric @ basis).Q
-    inner = torch.linalg.eigh(basis.T @ symmetric @ basis).eigenvectors
-    found: Tensor = basis @ inner[:, -rank:]
-    return found
 
 
 class ContrastiveStart(Watcher):
@@ -119,7 +102,7 @@ class ContrastiveStart(Watcher):
     def identity(self) -> str:
         """See `Watcher`."""
         ranks = {name: sorted(layer.r.items()) for name, layer in zip(self._names, self._layers, strict=True)}
-        return f"contrastive start {(ranks, _RIDGE, _ITERATIONS, _RETAIN_TOKENS)}"
+        return f"contrastive start {(ranks, _RIDGE, _RETAIN_TOKENS)}"
 
     def findings(self) -> dict[str, Tensor] | None:
         """Every layer's A; None where one kept its random start, which is the seed's and not the rows'."""

@@ -3,6 +3,10 @@
 Li et al. 2024 (https://arxiv.org/abs/2411.06638). The published code chooses the encoder on the requests that it then
 edits and measures, and its radius is a constant. Here both come from other requests alone: one part trains the encoder,
 the rest says when to stop and how far a ball may reach.
+
+Training begins with Fisher's linear discriminant: the directions in which texts differ most, compared with how much a
+prompt differs from its own paraphrases. From some hundred requests it has most of what there is to learn, while maps
+that begin at random have to learn from as few which differences are mere words.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from hotfix.data.encode import encode_text
 from hotfix.data.packing import pack_texts
 from hotfix.editors.memory import watched
 from hotfix.errors import ConfigError
+from hotfix.functional import generalised_eigenvectors
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.layout import lower_blocks
 from hotfix.models.packaged import cache_folder
@@ -49,7 +54,8 @@ class Contrast:
 
     Args:
         hidden: width between the maps, as a share of the projection's input.
-        width: of a key.
+        width: of a key, at most. Published: 256.
+        ridge: added to what paraphrases differ by, in every direction, as a share of its mean; more for fewer requests.
         slope: of the leaky ReLU below zero.
         dropout: of hidden units. Published: 0.5, with ten thousand requests to learn from; with some seventy it drowns
             what there is to learn.
@@ -61,12 +67,13 @@ class Contrast:
         epochs: at most.
         patience: stop after so many without a lower loss on the held-out pairs.
         held_out: share of the requests that doesn't train. Published: none; the edited requests took that part.
-        false_fires: share of the held-out neighbours that may come within the radius, at any token. Published: the
-            radius is 1.
+        false_fires: share of the held-out neighbours that may come within the radius of any held-out prompt, at any
+            token. Published: the radius is 1.
     """
 
     hidden: float = 0.25
-    width: int = 256
+    width: int = 128
+    ridge: float = 1.0
     slope: float = 0.5
     dropout: float = 0.1
     margin: float = 1.0
@@ -107,7 +114,7 @@ def calibrated_radius(paraphrases: Tensor, neighbours: Tensor, false_fires: floa
 
     Args:
         paraphrases: distances from prompts to their paraphrases; nothing is won beyond the largest of them.
-        neighbours: distances from prompts to their neighbours.
+        neighbours: distances from neighbours to the nearest prompt.
         false_fires: the share.
 
     >>> calibrated_radius(torch.tensor([0.5, 9.0]), torch.arange(1.0, 11.0), false_fires=0.2) < 3.0
@@ -174,12 +181,13 @@ def _learnt(
 
 
 class _Encoding(LightningModule):
-    """Trains an encoder on pairs; it stops by itself, and keeps the best weights."""
+    """Trains an encoder on pairs; it stops by itself, and keeps the best weights, those of the start included."""
 
     def __init__(self, encoder: KeyEncoder, contrast: Contrast, held_out: TensorDataset) -> None:
         super().__init__()
         self.encoder, self.contrast, self.held_out = encoder, contrast, held_out
-        self.best, self.state, self.waited = float("inf"), dict[str, Tensor](), 0
+        self.waited = 0
+        self.best, self.state = self._held_out_loss(), self._copy()
 
     def loss(self, one: Tensor, other: Tensor, same: Tensor) -> Tensor:
         """Return the loss of pairs, [N, D] each."""
@@ -192,14 +200,10 @@ class _Encoding(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Look at the held-out pairs."""
-        self.encoder.eval()
-        with torch.no_grad():
-            found = float(self.loss(*self.held_out.tensors))
-        self.encoder.train()
+        found = self._held_out_loss()
         self.waited += 1
         if found < self.best:
-            self.best, self.waited = found, 0
-            self.state = {name: t.detach().clone() for name, t in self.encoder.state_dict().items()}
+            self.best, self.state, self.waited = found, self._copy(), 0
         self.trainer.should_stop = self.waited > self.contrast.patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -207,30 +211,43 @@ class _Encoding(LightningModule):
         own = self.contrast
         return torch.optim.Adam(self.encoder.parameters(), lr=own.learning_rate, weight_decay=own.weight_decay)
 
+    def _held_out_loss(self) -> float:
+        self.encoder.eval()
+        with torch.no_grad():
+            found = float(self.loss(*self.held_out.tensors))
+        self.encoder.train()
+        return found
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: t.detach().clone() for name, t in self.encoder.state_dict().items()}
+
 
 def _trained(pairs: TensorDataset, held_out: TensorDataset, contrast: Contrast) -> KeyEncoder:
     width = pairs.tensors[0].shape[1]
-    encoder = KeyEncoder(
-        width, max(1, round(contrast.hidden * width)), contrast.width, contrast.slope, contrast.dropout
-    )
-    encoder.standardise(torch.cat(pairs.tensors[:2]))
-    _scale(encoder, pairs, contrast.margin)
+    hidden, out = max(1, round(contrast.hidden * width)), min(contrast.width, width)
+    encoder = KeyEncoder(width, hidden, out, contrast.slope, contrast.dropout)
+    _discriminate(encoder, pairs, contrast)
     module = _Encoding(encoder, contrast, held_out)
     # No logger, checkpoint, progress bar or summary: a part of one edit, inside another trainer's run.
     trainer = Trainer(barebones=True, accelerator="cpu", devices=1, max_epochs=contrast.epochs)
     trainer.fit(module, DataLoader(pairs, batch_size=contrast.batch_size, shuffle=True))
-    return KeyEncoder.restored(module.state or encoder.state_dict(), contrast.slope)
+    return KeyEncoder.restored(module.state, contrast.slope)
 
 
 @torch.no_grad()
-def _scale(encoder: KeyEncoder, pairs: TensorDataset, margin: float) -> None:
-    """Put half of the neighbours beyond the margin; from farther off, training would unlearn what is near first."""
+def _discriminate(encoder: KeyEncoder, pairs: TensorDataset, contrast: Contrast) -> None:
+    """Start at the discriminant, with half of the neighbours beyond the margin.
+
+    From farther off, training would unlearn what is near first.
+    """
     one, other, same = pairs.tensors
-    encoder.eval()
+    texts = torch.cat([one, other])
+    encoder.middle.copy_(texts.mean(dim=0))
+    apart, together = texts - encoder.middle, (one - other)[same == 1]
+    between, within = (x.T @ x / len(x) for x in (apart, together))
+    encoder.directions.copy_(generalised_eigenvectors(between, within, len(encoder.directions), contrast.ridge))
     middle = (encoder(one) - encoder(other)).norm(dim=-1)[same == 0].median()
-    for parameter in encoder.up.parameters():
-        parameter.mul_(margin / middle.clamp(min=1e-6))
-    encoder.train()
+    encoder.directions.mul_(contrast.margin / middle.clamp(min=1e-6))
 
 
 def _pairs(model: PreTrainedModel, rule: KeyRule, families: Sequence[_Family]) -> TensorDataset:
@@ -248,16 +265,13 @@ def _pairs(model: PreTrainedModel, rule: KeyRule, families: Sequence[_Family]) -
 
 
 def _held_out_distances(model: PreTrainedModel, rule: KeyRule, families: Sequence[_Family]) -> tuple[Tensor, Tensor]:
-    """Return the distances from prompts' ends to paraphrases' ends, and to the nearest prefix of each neighbour."""
-    texts = [text for f in families for text in (f.prompt, *f.paraphrases, *f.neighbours)]
-    found = iter(_queries(model, rule, texts))
-    near, far = [], []
-    for family in families:
-        key = next(found)[-1]
-        near += [(next(found)[-1] - key).norm() for _ in family.paraphrases]
-        # Every token is looked up while a neighbour is read, so the nearest says whether it fires.
-        far += [(next(found) - key).norm(dim=-1).min() for _ in family.neighbours]
-    return torch.stack(near), torch.stack(far)
+    """Return the distances from prompts' ends to paraphrases' ends, and from each neighbour to the nearest prompt."""
+    keys = torch.cat(_queries(model, rule, [f.prompt for f in families], ends=True))
+    others = iter(_queries(model, rule, [text for f in families for text in f.paraphrases], ends=True))
+    near = [(next(others) - key).norm() for key, f in zip(keys, families, strict=True) for _ in f.paraphrases]
+    # A codebook holds many keys, and every token is looked up while a text is read: the nearest says whether it fires.
+    read = _queries(model, rule, [text for f in families for text in f.neighbours])
+    return torch.stack(near), torch.stack([torch.cdist(queries, keys).min() for queries in read])
 
 
 @torch.no_grad()
