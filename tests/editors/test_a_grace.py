@@ -164,6 +164,6 @@ def test_the_start_tells_words_from_meaning_and_training_never_ends_worse() -> N
     plain = (one - other).norm(dim=-1)
     assert plain[same == 1].max() > plain[same == 0].min()
     for rate in (1e-4, 10.0):
-        found = _trained(trained, held_out, Contrast(epochs=2, width=8, learning_rate=rate))
+        found = _trained(trained, held_out, Contrast(epochs=2, width=8, ridge=0.01, learning_rate=rate))
         apart = (found(one) - found(other)).norm(dim=-1)
         assert apart[same == 1].max() < 0.2 * apart[same == 0].min()
