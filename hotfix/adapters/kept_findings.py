@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from hotfix import __version__
 from hotfix.atomic import atomic_file
 from hotfix.errors import StorageError
+from hotfix.models.kept_files import make_room, used
 from hotfix.models.packaged import cache_folder
 
 __all__ = ["KeptFindings"]
@@ -58,7 +58,7 @@ class KeptFindings:
         path = self._path(rows, finder)
         try:
             found = load_file(path)
-            os.utime(path)
+            used(path)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
@@ -72,7 +72,7 @@ class KeptFindings:
         if not self._writes or size > self._room:
             return
         try:
-            self._make_room(self._room - size)
+            make_room(self._folder, size, self._room)
             with atomic_file(self._path(rows, finder)) as partial:
                 save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, partial)
         except (OSError, StorageError) as error:
@@ -81,16 +81,3 @@ class KeptFindings:
     def _path(self, rows: str, finder: str) -> Path:
         content = json.dumps({**self._about, "rows": rows, "finder": finder}, sort_keys=True)
         return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
-
-    def _make_room(self, left: int) -> None:
-        files = [(path.stat(), path) for path in self._folder.glob("*.safetensors")]
-        for path in _too_much(((stat.st_mtime, stat.st_size, path) for stat, path in files), left):
-            path.unlink(missing_ok=True)
-
-
-def _too_much(files: Iterable[tuple[float, int, Path]], left: int) -> list[Path]:
-    """Return the longest unused files, from the first that no longer fits in what is left."""
-    ordered = sorted(files, reverse=True)
-    kept = 0
-    fits = [(kept := kept + size) <= left for _, size, _ in ordered]
-    return [path for (_, _, path), fit in zip(ordered, fits, strict=True) if not fit]

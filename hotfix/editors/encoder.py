@@ -35,6 +35,7 @@ from hotfix.editors.memory import watched
 from hotfix.errors import ConfigError
 from hotfix.functional import generalised_eigenvectors
 from hotfix.models.fingerprint import fingerprint
+from hotfix.models.kept_files import make_room, used
 from hotfix.models.layout import lower_blocks
 from hotfix.models.packaged import cache_folder
 from hotfix.models.states import hidden_states
@@ -46,6 +47,7 @@ __all__ = ["Contrast", "calibrated_radius", "contrastive_loss", "learnt_rule"]
 log = logging.getLogger(__name__)
 
 _ROWS = 16
+_ROOM = 1 << 30  # bytes; of all encoders together
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def learnt_rule(
     if found is None:
         found = _learnt(model, rule, families, contrast, encodes)
         state = {} if found.encoder is None else found.encoder.state_dict()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_room(path.parent, sum(tensor.nbytes for tensor in state.values()), _ROOM)
         with atomic_file(path) as partial:
             save_file(state, partial, metadata={"reach": repr(found.reach)})
     return found
@@ -319,6 +321,7 @@ def _cached(path: Path, rule: KeyRule, contrast: Contrast) -> KeyRule | None:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
             reach = float(file.metadata()["reach"])
         encoder = KeyEncoder.restored(state, contrast.slope) if state else None
+        used(path)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:

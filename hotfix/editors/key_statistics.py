@@ -23,6 +23,7 @@ from hotfix.atomic import atomic_file
 from hotfix.data.packing import pack_texts
 from hotfix.errors import ConfigError, ModelError
 from hotfix.models.input_moments import InputMoments
+from hotfix.models.kept_files import make_room, used
 from hotfix.models.layout import feed_forward_output, lower_blocks
 from hotfix.models.packaged import cache_folder
 from hotfix.models.rows import PADDING
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _PIECE = 512
 _TOKENS = 4096
+_ROOM = 16 << 30  # bytes; of all moments and factors together, each up to 0.5 GB for a 7B model
 
 
 def cholesky_factor(moment: Tensor, ridge: float) -> Tensor:
@@ -196,10 +198,13 @@ class KeyStatistics:
             return None
         if written != about:
             raise ModelError(f"{path}: statistics of another model, block or corpus; delete the file")
+        used(path)
         return tensor
 
     def _write(self, about: Mapping[str, str], suffix: str, tensor: Tensor) -> None:
-        with atomic_file(self._path(about, suffix)) as partial:
+        path = self._path(about, suffix)
+        make_room(path.parent, tensor.nbytes, _ROOM)
+        with atomic_file(path) as partial:
             save_file({"factor": tensor.cpu().contiguous()}, partial, metadata=dict(about))
 
 

@@ -30,6 +30,7 @@ from hotfix.editors.meta_training import Lesson, MetaTraining, Network, fit, les
 from hotfix.editors.ultra_edit import RunningMoments
 from hotfix.errors import ConfigError
 from hotfix.models.fingerprint import fingerprint
+from hotfix.models.kept_files import make_room, used
 from hotfix.models.packaged import cache_folder
 from hotfix.patches import WeightDelta
 from hotfix.patches.weight_delta import Change
@@ -38,6 +39,7 @@ __all__ = ["MALMEN"]
 
 log = logging.getLogger(__name__)
 _VERSION = 1
+_ROOM = 8 << 30  # bytes; of all trained networks together
 
 
 class MALMEN(WeightEditor):
@@ -155,8 +157,10 @@ class MALMEN(WeightEditor):
             path = cache_folder() / "malmen" / f"{key}.safetensors"
             if not _read(path, held):
                 self._train(model, tokenizer, networks, requests, held)
+                state = {n: t.detach().cpu().contiguous() for n, t in held.state_dict().items()}
+                make_room(path.parent, sum(tensor.nbytes for tensor in state.values()), _ROOM)
                 with atomic_file(path) as partial:
-                    save_file({n: t.detach().cpu().contiguous() for n, t in held.state_dict().items()}, partial)
+                    save_file(state, partial)
             self._trained = key, {name: value.clone() for name, value in held.state_dict().items()}
         held.load_state_dict(self._trained[1])
 
@@ -205,6 +209,7 @@ def _read(path: Path, training: MetaTraining) -> bool:
         return False
     try:
         training.load_state_dict(load_file(path))
+        used(path)
     except (OSError, SafetensorError, RuntimeError) as error:
         log.warning("%s is damaged (%s) and is trained again", path, error)
         return False

@@ -1,0 +1,37 @@
+"""Files that can be made again and are kept for the next run, as long as there is room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["make_room", "used"]
+
+
+def used(path: Path) -> None:
+    """Mark a file as used now; it is deleted after those that were used earlier."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def make_room(folder: Path, coming: int, room: int) -> None:
+    """Delete the longest unused tensor files of a folder until some more fit.
+
+    Args:
+        folder: of `.safetensors` files; it need not exist.
+        coming: bytes of what is about to be written.
+        room: bytes that all may take together.
+    """
+    files = [(path.stat(), path) for path in folder.glob("*.safetensors")]
+    for path in _too_much(((stat.st_mtime, stat.st_size, path) for stat, path in files), room - coming):
+        path.unlink(missing_ok=True)
+
+
+def _too_much(files: Iterable[tuple[float, int, Path]], left: int) -> list[Path]:
+    """Return the longest unused files, from the first that no longer fits in what is left."""
+    ordered = sorted(files, reverse=True)
+    kept = 0
+    fits = [(kept := kept + size) <= left for _, size, _ in ordered]
+    return [path for (_, _, path), fit in zip(ordered, fits, strict=True) if not fit]
