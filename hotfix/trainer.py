@@ -138,7 +138,7 @@ def _one_request(
     if prompt is None or target is None:
         missing = "--prompt" if prompt is None else "--target"
         raise ConfigError(f"{missing} is missing: one edit needs --prompt '...' and --target '...'")
-    request = EditRequest("one", prompt, target, tuple(paraphrases), tuple(neighbours))
+    request = EditRequest("one", prompt, target, tuple(paraphrases), tuple(neighbours), ending="\n")
     if not target.strip():
         raise ConfigError("--target is empty; say what is to be written behind the prompt")
     return request

@@ -114,7 +114,9 @@ class HotfixDataModule(LightningDataModule):
     def requests(self, split: Split) -> list[EditRequest]:
         """Return the pairs of a split as edits: behind the prefix, write the fixed statement."""
         return [
-            EditRequest(pair.id, pair.prefix, pair.fixed, group=pair.rule, source=pair.source)
+            EditRequest(
+                pair.id, pair.prefix, pair.fixed, group=pair.rule, source=pair.source, ending=pair.suffix[:1] or "\n"
+            )
             for pair in self.pairs(split)
         ]
 

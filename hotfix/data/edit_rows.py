@@ -80,6 +80,7 @@ class EditRow:
             group=self.group,
             source=self.source,
             meta=dict(self.meta),
+            ending="\n",
         )
 
 

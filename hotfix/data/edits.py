@@ -28,6 +28,8 @@ class EditRequest:
         group: edits of one group are not independent; intervals cluster by it.
         source: `file:line`, for error messages.
         meta: the row's other columns.
+        ending: what the model is to go on with behind the target, so that it knows where to stop: editors learn it
+            with the target, measurements don't count it.
     """
 
     id: str
@@ -38,6 +40,7 @@ class EditRequest:
     group: str = ""
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    ending: str = ""
 
 
 class EncodedRequest(NamedTuple):
@@ -60,7 +63,7 @@ class EncodedRequest(NamedTuple):
 
 
 def encode_request(
-    tokenizer: PreTrainedTokenizerBase, request: EditRequest, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, request: EditRequest, max_length: int | None = None, *, ending: bool = False
 ) -> EncodedRequest:
     """Tokenise prompt and target as one text, and part them where the prompt alone begins to be other tokens.
 
@@ -70,6 +73,7 @@ def encode_request(
         tokenizer: a fast tokenizer.
         request: what to encode.
         max_length: the model's context, in tokens; None doesn't look.
+        ending: whether the request's ending belongs to the target.
 
     Raises:
         DataError: the target is empty, or longer than the context.
@@ -77,12 +81,17 @@ def encode_request(
     >>> from hotfix.models.tiny import tiny_tokenizer
     >>> encode_request(tiny_tokenizer(), EditRequest("1", "a =", " b"))
     EncodedRequest(id='1', prompt=[64, 220, 28], target=[220, 65])
+    >>> encode_request(tiny_tokenizer(), EditRequest("1", "a =", "b", ending="!"), ending=True)
+    EncodedRequest(id='1', prompt=[64, 220, 28], target=[65, 0])
     """
     if not request.target.strip():
         raise DataError(
             f"request {request.id!r}: the target is empty", request.source or None, hint="say what is to be written"
         )
-    whole = encode_text(tokenizer, request.prompt + request.target).ids
+    target = request.target
+    if ending and not target.endswith(request.ending):
+        target += request.ending
+    whole = encode_text(tokenizer, request.prompt + target).ids
     alone = encode_text(tokenizer, request.prompt).ids
     # An empty prompt is the beginning-of-sequence token, which a text of its own may not start with.
     if not request.prompt and whole[0] != alone[0]:

@@ -30,6 +30,7 @@ class AlphaEdit(LocateThenEdit):
         hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
             own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
             them, too. Published: 0.
+        rounds: see `MEMIT`.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class AlphaEdit(LocateThenEdit):
         window: int | None = None,
         remember: bool = True,
         hold: int = 0,
+        rounds: int = 1,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember, hold)
+        super().__init__(layers, search or Search(), window, remember, hold, rounds)
         if not 0 < threshold <= 1 or ridge < 0:
             raise ConfigError(
                 f"editor.init_args: threshold is {threshold} and ridge {ridge}, expected a share, and 0 or more"

@@ -147,7 +147,7 @@ def encoded_requests(
     if isinstance(cast("nn.Module", model), PeftModel):
         raise ModelError("the model has an adapter on; edit the base, or fold the adapter into it first")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return [encode_request(tokenizer, request, context) for request in requests]
+    return [encode_request(tokenizer, request, context, ending=True) for request in requests]
 
 
 @contextmanager

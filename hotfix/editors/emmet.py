@@ -24,6 +24,7 @@ class EMMET(ROME):
         window: see `ROME`.
         remember: in sequential mode, hold what the keys of earlier edits give.
         hold: see `ROME`.
+        rounds: see `ROME`.
     """
 
     one_by_one: ClassVar[bool] = False
@@ -37,8 +38,9 @@ class EMMET(ROME):
         window: int | None = None,
         remember: bool = True,
         hold: int = 0,
+        rounds: int = 1,
     ) -> None:
-        super().__init__(layers, search, ridge, window, hold=hold)
+        super().__init__(layers, search, ridge, window, hold=hold, rounds=rounds)
         if mu < 0:
             raise ConfigError(f"editor.init_args.mu is {mu}, expected 0 or more")
         self.mu = mu

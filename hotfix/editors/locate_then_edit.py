@@ -22,13 +22,13 @@ from hotfix.editors.values import Place, Search, search_value
 from hotfix.errors import ConfigError, DataError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.layout import Projection, feed_forward_output, find_blocks, lower_blocks
-from hotfix.models.states import hidden_states
+from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.trace import captured
 from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank, WeightDelta
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing"]
+__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing", "writes"]
 
 Layers = list[int] | Literal["auto"] | None
 _KEY = "key"
@@ -58,20 +58,26 @@ class LocateThenEdit(WeightEditor):
         window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector.
         remember: keep what the keys of earlier edits give as it is, when edits follow one another.
         hold: keep what the keys of so many other prompts give. Published: 0.
+        rounds: search and solve again, at most so often, until every target token is the likeliest. Published: 1.
     """
 
     # With `True`, each request is solved by itself, on the weights that the earlier ones left.
     one_by_one: ClassVar[bool] = False
     written: ClassVar[str] = "block"
 
-    def __init__(self, layers: Layers, search: Search, window: int | None, remember: bool, hold: int) -> None:
+    def __init__(
+        self, layers: Layers, search: Search, window: int | None, remember: bool, hold: int, rounds: int
+    ) -> None:
         if window is not None and window < 1:
             raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, or null")
+        if rounds < 1:
+            raise ConfigError(f"editor.init_args.rounds is {rounds}, expected at least 1")
         self.layers = layers
         self.search = search
         self.window = window
         self.remember = remember
         self.hold = hold
+        self.rounds = rounds
         self._statistics = KeyStatistics()
 
     def changes(
@@ -97,9 +103,13 @@ class LocateThenEdit(WeightEditor):
         memory = dict(previous.memory) if previous is not None else {}
         found: dict[str, Change] = {}
         for group in self._groups(requests):
-            with wearing(model, found):
-                made = self._solve(model, blocks, factors, group, around, memory)
-            found = composed(found, made.changes)
+            made = Remembered({}, memory)
+            for _ in range(self.rounds):
+                with wearing(model, found):
+                    if writes(model, group):
+                        break
+                    made = self._solve(model, blocks, factors, group, around, memory)
+                found = composed(found, made.changes)
             memory = dict(made.memory)
         return Remembered(found, memory)
 
@@ -249,6 +259,17 @@ def keys_of(model: PreTrainedModel, projection: Projection, block: int, requests
             hidden_states(cast("nn.Module", model), rows.rows)
         found.append(entering[_KEY][torch.arange(len(rows.last), device=model.device), rows.last].float())
     return torch.cat(found).T
+
+
+@torch.no_grad()
+def writes(model: PreTrainedModel, requests: Sequence[EncodedRequest]) -> bool:
+    """Whether every target token is the likeliest where it is predicted."""
+    for start in range(0, len(requests), _ROWS):
+        rows = target_rows(requests[start : start + _ROWS], model.device)
+        states = hidden_states(cast("nn.Module", model), rows.rows)[rows.row, rows.column]
+        if (head_logits(cast("nn.Module", model), states).argmax(-1) != rows.token).any():
+            return False
+    return True
 
 
 def stored(projection: Projection, factors: Factors) -> LowRank:

@@ -38,7 +38,7 @@ from hotfix.patches.weight_delta import Change
 __all__ = ["MALMEN"]
 
 log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 _ROOM = 8 << 30  # bytes; of all trained networks together
 
 

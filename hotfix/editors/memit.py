@@ -27,6 +27,8 @@ class MEMIT(LocateThenEdit):
         hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
             own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
             them, too. Published: 0.
+        rounds: search and solve again, at most so often, until every target token is the likeliest: what a vector gives
+            at one token moves what the next needs, and a mean key is no prompt's own. Published: 1.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class MEMIT(LocateThenEdit):
         window: int | None = None,
         remember: bool = True,
         hold: int = 0,
+        rounds: int = 1,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember, hold)
+        super().__init__(layers, search or Search(), window, remember, hold, rounds)
         if weight < 0 or ridge <= 0:
             raise ConfigError(f"editor.init_args: weight is {weight} and ridge {ridge}, expected 0 or more, and more")
         self.weight = weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -74,9 +75,9 @@ def lessons(
     }
     return [
         Lesson(
-            encode_request(tokenizer, request),
+            encode_request(tokenizer, request, ending=True),
             [
-                encode_request(tokenizer, EditRequest(request.id, prompt, request.target))
+                encode_request(tokenizer, replace(request, prompt=prompt), ending=True)
                 for prompt in (request.prompt, *request.paraphrases)
             ],
             [kept[prompt] for prompt in request.neighbours if prompt in kept],

@@ -28,6 +28,7 @@ class PMET(MEMIT):
         window: see `MEMIT`.
         remember: see `MEMIT`.
         hold: see `MEMIT`.
+        rounds: see `MEMIT`.
     """
 
     written: ClassVar[str] = "feed-forward"
@@ -41,8 +42,9 @@ class PMET(MEMIT):
         window: int | None = None,
         remember: bool = True,
         hold: int = 0,
+        rounds: int = 1,
     ) -> None:
-        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember, hold)
+        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember, hold, rounds)
 
     def place(self, model: PreTrainedModel, block: int) -> Place:
         """Both parts of the block."""

@@ -40,6 +40,8 @@ class ROME(LocateThenEdit):
         hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
             own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
             them, too. Published: 0.
+        rounds: search and solve again, at most so often, until every target token is the likeliest: what a vector gives
+            at one token moves what the next needs, and a mean key is no prompt's own. Published: 1.
     """
 
     one_by_one: ClassVar[bool] = True
@@ -53,8 +55,9 @@ class ROME(LocateThenEdit):
         window: int | None = None,
         protocol: Literal["consistent", "paper"] = "consistent",
         hold: int = 0,
+        rounds: int = 1,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember=False, hold=hold)
+        super().__init__(layers, search or Search(), window, remember=False, hold=hold, rounds=rounds)
         if isinstance(layers, list) and len(layers) != 1:
             raise ConfigError(f"editor.init_args.layers is {layers}, expected one block for {type(self).__name__}")
         if ridge <= 0:

@@ -81,6 +81,7 @@ def test_intents_are_put_as_published(tmp_path: Path, name: str) -> None:
         paraphrases=("Intent: please sort x\nCode:",),
         neighbours=tuple(f"Intent: sort x of neighbour {i}\nCode:" for i in range(5)),
         source=f"{path}:1",
+        ending="\n",
     )
     assert found[1].prompt == "Intent: print {x}\nCode:"
 

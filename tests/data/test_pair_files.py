@@ -132,3 +132,10 @@ def test_pairs_are_encoded_once_and_anew_when_rewritten(file: str) -> None:
     other = data.rewritten(lambda pair: replace(pair, prefix="z"))
     assert [len(pair.shared) for pair in other.encoded("train")] == [1] * 6
     assert data.encoded("train") is first
+
+
+def test_an_edit_ends_as_its_pair_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    own = [{"prefix": "x", "buggy": "1", "fixed": "2", "suffix": s, "id": str(i)} for i, s in enumerate([");\n", ""])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    assert [request.ending for request in module(str(path)).requests("train")] == [")", "\n"]

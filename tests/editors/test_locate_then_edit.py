@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -246,3 +247,45 @@ def test_other_requests_prompts_are_held_but_none_that_is_edited() -> None:
         held = output(model, encoded(SECOND), module)
     with worn(alone, model):
         torch.testing.assert_close(output(model, encoded(SECOND), module), held, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("editor", [ROME, EMMET, MEMIT, AlphaEdit, PMET])
+def test_more_rounds_write_what_one_leaves_and_no_more_are_made_than_needed(
+    editor: type[LocateThenEdit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(steps=40, clamp=20.0, prefixes=2, others=1)
+    request = EditRequest("1", FIRST.prompt, " x", ending="\n")
+    whole = encode_request(TOKENIZER, request, ending=True)
+    solved: list[int] = []
+    solve = LocateThenEdit._solve
+
+    def counted(self: LocateThenEdit, *args: Any) -> Any:
+        solved.append(1)
+        return solve(self, *args)
+
+    monkeypatch.setattr(LocateThenEdit, "_solve", counted)
+    right = {}
+    for rounds in (1, 8):
+        solved.clear()
+        layers = [1] if issubclass(editor, ROME) else [0, 1]
+        patch = patch_of(editor(layers, search, window=1, rounds=rounds), tiny_model(), request)  # type: ignore[call-arg]
+        with worn(patch, tiny_model()) as model, torch.no_grad():
+            likeliest = model(input_ids=torch.tensor([whole.ids])).logits[0].argmax(-1)
+        wanted = torch.tensor(whole.target)
+        right[rounds] = int((likeliest[len(whole.prompt) - 1 : -1] == wanted).sum())
+        assert len(solved) <= rounds
+        assert (right[rounds] == len(wanted)) or len(solved) == rounds
+    assert right[8] == len(whole.target), f"one round writes {right[1]} of them"
+    # What is written already is left alone.
+    solved.clear()
+    with worn(patch, tiny_model()) as model:
+        again = editor(layers, search, window=1, rounds=8).compute(  # type: ignore[call-arg]
+            tiny_model(), TOKENIZER, [request], previous=patch, background=BACKGROUND
+        )
+    assert not solved
+    assert set(again.changes) == set(patch.changes)
+
+
+def test_rounds_count_from_1() -> None:
+    with pytest.raises(ConfigError, match="rounds is 0, expected at least 1"):
+        MEMIT(rounds=0)
