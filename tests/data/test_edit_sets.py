@@ -61,7 +61,7 @@ def test_own_rows_are_taken_as_they_stand(tmp_path: Path, name: str) -> None:
     row = {"prompt": "a = {", "target": "}", "paraphrases": ["b = {"], "neighbours": ["c"], "group": "g", "note": 1}
     path = write(tmp_path / name, [row, {"prompt": "x", "target": " y", "paraphrases": "z", "split": "test"}])
     first, second = EditFiles(test=path, tokenizer_name="tiny").requests("test")
-    assert first == EditRequest(f"{name}:1", "a = {", "}", ("b = {",), ("c",), "g", f"{path}:1")
+    assert first == EditRequest(f"{name}:1", "a = {", "}", ("b = {",), ("c",), "g", f"{path}:1", ending="\n")
     assert first.meta == {"note": 1}
     assert second.paraphrases == ("z",)
     assert EditFiles(train=path, test=path, tokenizer_name="tiny").requests("train") == [first]
