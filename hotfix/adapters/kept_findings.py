@@ -15,13 +15,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hotfix import __version__
-from hotfix.atomic import atomic_file
 from hotfix.errors import StorageError
-from hotfix.models.kept_files import make_room, used
+from hotfix.models.kept_files import keep, used
 from hotfix.models.packaged import cache_folder
 
 __all__ = ["KeptFindings"]
@@ -72,9 +71,7 @@ class KeptFindings:
         if not self._writes or size > self._room:
             return
         try:
-            make_room(self._folder, size, self._room)
-            with atomic_file(self._path(rows, finder)) as partial:
-                save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, partial)
+            keep(self._path(rows, finder), found, self._room)
         except (OSError, StorageError) as error:
             log.warning("the base's pass over the training rows can't be kept: %s", error)
 

@@ -22,12 +22,10 @@ from typing import NamedTuple, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hotfix.atomic import atomic_file
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.data.packing import pack_texts
@@ -35,7 +33,7 @@ from hotfix.editors.memory import watched
 from hotfix.errors import ConfigError
 from hotfix.functional import generalised_eigenvectors
 from hotfix.models.fingerprint import fingerprint
-from hotfix.models.kept_files import make_room, used
+from hotfix.models.kept_files import keep, used
 from hotfix.models.layout import lower_blocks
 from hotfix.models.packaged import cache_folder
 from hotfix.models.states import hidden_states
@@ -158,9 +156,7 @@ def learnt_rule(
     if found is None:
         found = _learnt(model, rule, families, contrast, encodes)
         state = {} if found.encoder is None else found.encoder.state_dict()
-        make_room(path.parent, sum(tensor.nbytes for tensor in state.values()), _ROOM)
-        with atomic_file(path) as partial:
-            save_file(state, partial, metadata={"reach": repr(found.reach)})
+        keep(path, state, _ROOM, {"reach": repr(found.reach)})
     return found
 
 

@@ -15,15 +15,13 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hotfix.atomic import atomic_file
 from hotfix.data.packing import pack_texts
 from hotfix.errors import ConfigError, ModelError
 from hotfix.models.input_moments import InputMoments
-from hotfix.models.kept_files import make_room, used
+from hotfix.models.kept_files import keep, used
 from hotfix.models.layout import feed_forward_output, lower_blocks
 from hotfix.models.packaged import cache_folder
 from hotfix.models.rows import PADDING
@@ -202,10 +200,7 @@ class KeyStatistics:
         return tensor
 
     def _write(self, about: Mapping[str, str], suffix: str, tensor: Tensor) -> None:
-        path = self._path(about, suffix)
-        make_room(path.parent, tensor.nbytes, _ROOM)
-        with atomic_file(path) as partial:
-            save_file({"factor": tensor.cpu().contiguous()}, partial, metadata=dict(about))
+        keep(self._path(about, suffix), {"factor": tensor}, _ROOM, about)
 
 
 def _digest(about: Mapping[str, str]) -> str:

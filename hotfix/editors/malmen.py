@@ -17,11 +17,10 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hotfix.atomic import atomic_file
 from hotfix.data.edits import EditRequest, EncodedRequest
 from hotfix.editors.answer_states import answer_states, projections_of, stored
 from hotfix.editors.base import Background, WeightEditor
@@ -30,7 +29,7 @@ from hotfix.editors.meta_training import Lesson, MetaTraining, Network, fit, les
 from hotfix.editors.ultra_edit import RunningMoments
 from hotfix.errors import ConfigError
 from hotfix.models.fingerprint import fingerprint
-from hotfix.models.kept_files import make_room, used
+from hotfix.models.kept_files import keep, used
 from hotfix.models.packaged import cache_folder
 from hotfix.patches import WeightDelta
 from hotfix.patches.weight_delta import Change
@@ -157,10 +156,7 @@ class MALMEN(WeightEditor):
             path = cache_folder() / "malmen" / f"{key}.safetensors"
             if not _read(path, held):
                 self._train(model, tokenizer, networks, requests, held)
-                state = {n: t.detach().cpu().contiguous() for n, t in held.state_dict().items()}
-                make_room(path.parent, sum(tensor.nbytes for tensor in state.values()), _ROOM)
-                with atomic_file(path) as partial:
-                    save_file(state, partial)
+                keep(path, held.state_dict(), _ROOM)
             self._trained = key, {name: value.clone() for name, value in held.state_dict().items()}
         held.load_state_dict(self._trained[1])
 

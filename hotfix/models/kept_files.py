@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["make_room", "used"]
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hotfix.atomic import atomic_file
+
+__all__ = ["keep", "make_room", "used"]
 
 
 def used(path: Path) -> None:
     """Mark a file as used now; it is deleted after those that were used earlier."""
     with suppress(OSError):
         os.utime(path)
+
+
+def keep(path: Path, tensors: Mapping[str, Tensor], room: int, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file, and delete the longest unused files of its folder where there is no room for it.
+
+    Args:
+        path: a `.safetensors` file.
+        tensors: by name.
+        room: bytes that all files of the folder may take together.
+        metadata: of the file.
+
+    Raises:
+        StorageError: the disk refused; the old file is untouched.
+    """
+    make_room(path.parent, sum(tensor.nbytes for tensor in tensors.values()), room)
+    with atomic_file(path) as partial:
+        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(own, partial, metadata=dict(metadata) if metadata else None)
 
 
 def make_room(folder: Path, coming: int, room: int) -> None:
