@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.rows import TargetRows, target_rows
 from hotfix.models.layout import Projection, feed_forward_output, find_blocks
+from hotfix.models.lower_states import LowerStates
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.trace import captured, changed_output
 from hotfix.patches import LowRank
@@ -56,16 +57,26 @@ def projections_of(model: PreTrainedModel, layers: Sequence[int] | None) -> dict
     return {projection.name: projection for projection in found}
 
 
-def request_losses(model: PreTrainedModel, rows: TargetRows) -> Tensor:
-    """Return each request's mean of -log p over its target tokens, in nats: [B]."""
-    logits = head_logits(model, hidden_states(model, rows.rows)[rows.row, rows.column])
+def request_losses(model: PreTrainedModel, rows: TargetRows, passes: LowerStates | None = None) -> Tensor:
+    """Return each request's mean of -log p over its target tokens, in nats: [B].
+
+    Args:
+        model: gives the tokens' probabilities.
+        rows: the requests.
+        passes: of the model, where the same rows are run many times.
+    """
+    states = hidden_states(model, rows.rows) if passes is None else passes.last(rows.rows)
+    logits = head_logits(model, states[rows.row, rows.column])
     each = F.cross_entropy(logits, rows.token, reduction="none")
     count = torch.bincount(rows.row, minlength=len(rows.last))
     return each.new_zeros(len(rows.last)).index_add(0, rows.row, each) / count
 
 
 def answer_states(
-    model: PreTrainedModel, requests: Sequence[EncodedRequest], projections: Mapping[str, Projection]
+    model: PreTrainedModel,
+    requests: Sequence[EncodedRequest],
+    projections: Mapping[str, Projection],
+    passes: LowerStates | None = None,
 ) -> dict[str, AnswerStates]:
     """Return keys and gradients of several matrices; a row's are those that the request would have alone.
 
@@ -73,12 +84,13 @@ def answer_states(
         model: frozen.
         requests: at least one.
         projections: the matrices, by any name.
+        passes: of the model, where the same requests are run many times.
 
     Returns:
         By the same names.
     """
     found = [
-        _of_rows(model, target_rows(requests[start : start + _ROWS], model.device), projections)
+        _of_rows(model, target_rows(requests[start : start + _ROWS], model.device), projections, passes)
         for start in range(0, len(requests), _ROWS)
     ]
     return {
@@ -114,7 +126,7 @@ def stored(projection: Projection, left: Tensor, right: Tensor) -> LowRank:
 
 
 def _of_rows(
-    model: PreTrainedModel, rows: TargetRows, projections: Mapping[str, Projection]
+    model: PreTrainedModel, rows: TargetRows, projections: Mapping[str, Projection], passes: LowerStates | None
 ) -> dict[str, AnswerStates]:
     # Half precision would keep too few of a small gradient's digits once it is normalised.
     kind = torch.promote_types(model.dtype, torch.float32)
@@ -123,7 +135,7 @@ def _of_rows(
         for name, p in projections.items()
     }
     with captured({n: p.module for n, p in projections.items()}, "input") as seen, _shifted(rows, projections, added):
-        loss = request_losses(model, rows).sum()
+        loss = request_losses(model, rows, passes).sum()
     gradients = torch.autograd.grad(loss, list(added.values()))
     return {
         name: AnswerStates(seen[name].detach()[rows.row, rows.column].to(gradient.dtype), gradient)

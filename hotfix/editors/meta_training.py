@@ -22,7 +22,8 @@ from hotfix.editors.rows import TargetRows, target_rows
 from hotfix.functional import token_kl
 from hotfix.generation import greedy
 from hotfix.models.layout import Projection
-from hotfix.models.states import head_logits, hidden_states
+from hotfix.models.lower_states import LowerStates
+from hotfix.models.states import head_logits
 from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank
 
@@ -115,6 +116,7 @@ class MetaTraining(LightningModule):
         self.automatic_optimization = False
         # In a tuple the model is no part of this module: Lightning would move it, and set its modes.
         self._model = (model,)
+        self._passes = LowerStates(model, min(n.projection.block for n in networks.values()))
         self._networks = networks
         self.networks = nn.ModuleList({id(n.network): n.network for n in networks.values()}.values())
         self.learning_rate, self.keep, self.clip, self.chunk = learning_rate, keep, clip, chunk
@@ -168,7 +170,7 @@ class MetaTraining(LightningModule):
     def _states(self, batch: Sequence[Lesson]) -> dict[str, AnswerStates]:
         projections = {name: network.projection for name, network in self._networks.items()}
         with torch.enable_grad():
-            return answer_states(self._model[0], [lesson.edit for lesson in batch], projections)
+            return answer_states(self._model[0], [lesson.edit for lesson in batch], projections, self._passes)
 
     def _worn(self, states: Mapping[str, AnswerStates]) -> dict[str, nn.Parameter]:
         """The edited matrices, as the model holds them, with gradients of their own."""
@@ -183,7 +185,7 @@ class MetaTraining(LightningModule):
     def _edit_loss(self, worn: Mapping[str, nn.Parameter], asked: Sequence[EncodedRequest]) -> Tensor:
         model = self._model[0]
         with swapped_weights(cast("nn.Module", model), worn):
-            return request_losses(model, target_rows(asked, model.device)).mean()
+            return request_losses(model, target_rows(asked, model.device), self._passes).mean()
 
     def _divergence(self, worn: Mapping[str, nn.Parameter], rows: TargetRows, base: Tensor) -> Tensor:
         """Mean of KL(base || edited) over the tokens that the base wrote, in nats."""
@@ -195,8 +197,7 @@ class MetaTraining(LightningModule):
         return self._plain_logits(rows)
 
     def _plain_logits(self, rows: TargetRows) -> Tensor:
-        model = self._model[0]
-        return head_logits(model, hidden_states(model, rows.rows)[rows.row, rows.column])
+        return head_logits(self._model[0], self._passes.last(rows.rows)[rows.row, rows.column])
 
 
 def fit(

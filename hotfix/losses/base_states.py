@@ -21,8 +21,9 @@ from hotfix.adapters.first_pass import Kind, Reference, RowBatch, Watcher
 from hotfix.data.encode import EncodedPair
 from hotfix.data.packing import pack_pairs, pack_texts
 from hotfix.models.layout import find_blocks, lowest_trained_block
+from hotfix.models.lower_states import entering_block, upper_blocks_agree
 from hotfix.models.rows import PADDING
-from hotfix.models.states import hidden_states, plain_model, prefix_length, upper_states
+from hotfix.models.states import hidden_states, plain_model, prefix_length, takes_masks
 
 __all__ = ["BaseStates"]
 
@@ -78,10 +79,10 @@ class BaseStates(Watcher):
     @contextmanager
     def during(self, batch: RowBatch) -> Iterator[None]:
         """Catch what enters the first block."""
-        with _entering(self._model, self.first or 0) as entered:
+        with entering_block(self._model, self.first or 0) as entered:
             yield
-        # A model that runs the branches one by one passes the block twice, and nothing is kept of it.
-        self._entered = entered[0] if self.first is not None and len(entered) == 1 else None
+        # What enters is of use only where the blocks above it take our masks.
+        self._entered = entered[0] if self.first is not None and takes_masks(self._model, batch.rows) else None
 
     def after(self, batch: RowBatch, last: Tensor) -> None:
         """Keep both, without the padding."""
@@ -127,21 +128,13 @@ class BaseStates(Watcher):
         if self.first is None:
             return True
         rows, _ = pack_pairs(pairs[:1], "packed", 0)
-        if rows is None or self._rows["pairs", 0].entering is None:
+        if rows is None or any(row.entering is None for row in self._rows.values()):
             return False
         rows = rows.to(_device(self._model))
-        whole = self.last("pairs", [0]).float()
-        try:
-            with reference(self._model):
-                upper = upper_states(self._model, rows, self.entering("pairs", [0]), self.first).float()
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            log.info("the upper blocks can't be run by themselves (%s)", error)
-            return False
-        limit = 1e-3 if plain_model(self._model).dtype == torch.float32 else 0.05
-        worst = (upper - whole).abs().max().item() / max(1e-6, whole.abs().max().item())
-        if worst > limit:
-            log.info("the upper blocks by themselves differ by %.2g, so whole passes are run", worst)
-        return worst <= limit
+        with reference(self._model):
+            return upper_blocks_agree(
+                self._model, rows, self.entering("pairs", [0]), self.first, self.last("pairs", [0])
+            )
 
     def entering(self, kind: Kind, places: Sequence[int]) -> Tensor:
         """Return what enters block `first` for some rows, padded: [B, T, D]."""
@@ -156,28 +149,12 @@ class BaseStates(Watcher):
         return [None] * len(lengths) if together is None else together.to(_device(self._model)).split(lengths)
 
 
-@contextmanager
-def _entering(model: nn.Module, first: int) -> Iterator[list[Tensor]]:
-    """Collect what enters a block, once for each time that it runs."""
-    entered: list[Tensor] = []
-    block = find_blocks(plain_model(model).get_decoder()).blocks[first]
-
-    def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        entered.append(args[0] if args else kwargs["hidden_states"])
-
-    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        yield entered
-    finally:
-        handle.remove()
-
-
 def _frozen_below(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequence[Sequence[int]]) -> bool:
     """Whether no trained weight has a part in what enters the first block: asked of the gradient itself."""
     rows = pack_pairs(pairs[:1], "packed", 0)[0] if pairs else pack_texts(retain[:1], 0)[0]
     if rows is None:
         return False
-    with torch.enable_grad(), _entering(model, 0) as entered:
+    with torch.enable_grad(), entering_block(model, 0) as entered:
         hidden_states(model, rows.to(_device(model)))
     return not any(states.requires_grad for states in entered)
 

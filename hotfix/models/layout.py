@@ -99,10 +99,12 @@ class Projection(NamedTuple):
     Attributes:
         name: of its weight, as in the model's `named_parameters`.
         module: an `nn.Linear`, or GPT-2's `Conv1D`, which holds its weight transposed.
+        block: index of the block.
     """
 
     name: str
     module: nn.Module
+    block: int
 
     @property
     def transposed(self) -> bool:
@@ -162,7 +164,7 @@ def _output(model: nn.Module, block: int, part: str, in_attention: bool) -> Proj
     full = next((n for n, p in model.named_parameters(remove_duplicate=False) if p is weight), None)
     if full is None:
         raise ModelError(f"{name} of block {block} is none of the model's own weights; take the adapter off first")
-    return Projection(full, module)
+    return Projection(full, module, block)
 
 
 def _out_features(module: nn.Linear | Conv1D) -> int:

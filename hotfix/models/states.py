@@ -29,6 +29,7 @@ __all__ = [
     "own_precision",
     "plain_model",
     "prefix_length",
+    "takes_masks",
     "token_inputs",
     "upper_states",
 ]
@@ -63,7 +64,7 @@ def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
     with own_precision(model):
         if not (rows.branch == 2).any():
             return _one_branch(model, rows)
-        return _both_branches(model, rows) if _takes_branches(model, rows) else _branch_by_branch(model, rows)
+        return _both_branches(model, rows) if takes_masks(model, rows) else _branch_by_branch(model, rows)
 
 
 def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int) -> Tensor:
@@ -124,6 +125,20 @@ def check_halves(model: nn.Module) -> None:
                 f"{type(inner).__name__} computes its logits in a way that hotfix doesn't know (they differ by "
                 f"{worst:.2g} of the largest); please report the model's name"
             )
+
+
+def takes_masks(model: nn.Module, rows: TokenRows) -> bool:
+    """Whether positions and mask alone say what a token sees: no recurrence, no ALiBi, no window within the row."""
+    inner, width = plain_model(model), rows.branch.shape[1] + prefix_length(model)
+    config = inner.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    return (
+        "position_ids" in inspect.signature(inner.get_decoder().forward).parameters
+        and not getattr(config, "alibi", False)
+        and not kinds
+        and all(width <= window for window in windows if window)
+    )
 
 
 def _one_branch(model: nn.Module, rows: TokenRows) -> Tensor:
@@ -207,20 +222,6 @@ def _branch_by_branch(model: nn.Module, rows: TokenRows) -> Tensor:
         back = order.argsort(dim=1)[:, :, None]  # [B, T, 1]
         found.append(states.gather(1, back.expand_as(states)))
     return torch.where((rows.branch == 2)[:, :, None], found[1], found[0])
-
-
-def _takes_branches(model: nn.Module, rows: TokenRows) -> bool:
-    """Whether positions and mask alone say what a token sees: no recurrence, no ALiBi, no window within the row."""
-    inner, width = plain_model(model), rows.branch.shape[1] + prefix_length(model)
-    config = inner.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    return (
-        "position_ids" in inspect.signature(inner.get_decoder().forward).parameters
-        and not getattr(config, "alibi", False)
-        and not kinds
-        and all(width <= window for window in windows if window)
-    )
 
 
 @contextlib.contextmanager
