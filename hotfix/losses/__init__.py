@@ -13,6 +13,7 @@ from hotfix.losses.objective import Objective
 from hotfix.losses.passes import ModelPasses, Passes
 from hotfix.losses.prod import PROD
 from hotfix.losses.simnpo import SimNPO
+from hotfix.losses.simpo import SimPO
 from hotfix.losses.sven_contrast import SVENContrast
 from hotfix.losses.undial import UNDIAL
 from hotfix.losses.unlikelihood import Unlikelihood
@@ -34,5 +35,6 @@ __all__ = [
     "Passes",
     "SVENContrast",
     "SimNPO",
+    "SimPO",
     "Unlikelihood",
 ]
