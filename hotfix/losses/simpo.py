@@ -26,9 +26,9 @@ def simpo(fixed: Tensor, buggy: Tensor, beta: float, gamma: float = 0.0) -> Tens
 class SimPO(LossTerm):
     """Mean over pairs of equation 6 of the paper, the fixed side preferred to the buggy one, in nats a pair.
 
-    DPO without the base: its push is as large as the policy is wrong about which side is likelier, and fades where it is
-    right already, whatever the base thought. With beta 1 and no margin it is the cross-entropy of choosing between the
-    two statements.
+    DPO without the base: its push is as large as the policy is wrong about which side is likelier, and fades where it
+    is right already, whatever the base thought. With beta 1 and no margin it is the cross-entropy of choosing between
+    the two statements.
 
     Args:
         scope: which tokens of both sides; `all` counts those behind the edit too, which one side may make likelier than
