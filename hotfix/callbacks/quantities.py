@@ -18,7 +18,7 @@ from hotfix.models.modes import evaluating
 from hotfix.models.states import own_precision
 from hotfix.modules import FineTune, HotfixModule
 from hotfix.spacing import evenly
-from hotfix.tasks.bug_fix import is_redaction
+from hotfix.tasks.bug_fix import is_bug
 from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import PairLogProbs, TokenDrift, pair_log_probs, text_drift, unedited_drift
 
@@ -124,8 +124,7 @@ def _pairs(data: HotfixDataModule, limit: int | None) -> list[EncodedPair]:
             "until: there are no validation pairs to measure on; name a file in data.init_args.validation, or take "
             f"quantities of retain text only: {', '.join(_TEXTS)}"
         )
-    bugs = [pair for pair in pairs if not is_redaction(pair)]
-    return [data.encoder(pair) for pair in evenly(bugs or pairs, limit)]
+    return [data.encoder(pair) for pair in evenly(pairs, limit, is_bug) or evenly(pairs, limit)]
 
 
 def _texts(data: HotfixDataModule, limit: int, tokens: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ class RunFolder(Callback):
         if whole and isinstance(pl_module, HotfixModule):
             patch = pl_module.make_patch(
                 gates=tuple(gate.text for gate in gates),
-                config_digest=_digest(self.config),
+                config_digest=_digest([self.config]),
                 data_digest=data_digest(trainer),
                 versions=collect_versions(),
                 results=results["tasks"],
@@ -206,11 +206,13 @@ def data_digest(trainer: Trainer) -> str:
     """Digest the pairs that were trained on; of a data set of edits, all of them."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, EditData):
-        requests = [request for split in SPLITS for request in data.requests(split)]
-        return _digest("\n".join(f"{r.id}\0{r.prompt}\0{r.target}\0{r.paraphrases}\0{r.neighbours}" for r in requests))
-    pairs = data.pairs("train")
-    return _digest("\n".join(f"{p.id}\0{p.prefix}\0{p.buggy}\0{p.fixed}\0{p.suffix}" for p in pairs))
+        requests = (request for split in SPLITS for request in data.requests(split))
+        return _digest(f"{r.id}\0{r.prompt}\0{r.target}\0{r.paraphrases}\0{r.neighbours}" for r in requests)
+    return _digest(f"{p.id}\0{p.prefix}\0{p.buggy}\0{p.fixed}\0{p.suffix}" for p in data.pairs("train"))
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(rows: Iterable[str]) -> str:
+    total = hashlib.sha256()
+    for place, row in enumerate(rows):
+        total.update(("\n" * (place > 0) + row).encode())
+    return total.hexdigest()

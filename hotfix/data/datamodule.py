@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from typing import Self, cast
@@ -15,12 +14,14 @@ from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.edits import EditRequest
-from hotfix.data.encode import EncodedPair, Overlong, OverlongError, PairEncoder, encode_text
+from hotfix.data.encode import EncodedPair, Overlong, PairEncoder, encode_text
+from hotfix.data.encoded_pairs import encode_pairs
 from hotfix.data.loader import Batches, PairLoader, Share
 from hotfix.data.packing import Batch, Layout, pack
 from hotfix.data.prompts import PromptFormat
 from hotfix.data.retain import RetainText, read_retain
 from hotfix.data.schema import CodePair
+from hotfix.data.spilled import held
 from hotfix.errors import ConfigError
 from hotfix.models.loading import load_tokenizer
 from hotfix.types import SPLITS, Split
@@ -81,11 +82,11 @@ class HotfixDataModule(LightningDataModule):
         self.prompt = prompt
         self.preambles: tuple[str, ...] = ()
         self.edited: tuple[EditRequest, ...] | None = None
-        self._pairs: dict[Split, list[CodePair]] = {}
-        self._encoded: dict[Split, list[EncodedPair]] = {}
+        self._pairs: dict[Split, Sequence[CodePair]] = {}
+        self._encoded: dict[Split, Sequence[EncodedPair]] = {}
 
     @abstractmethod
-    def read(self, split: Split) -> list[CodePair]:
+    def read(self, split: Split) -> Sequence[CodePair]:
         """Return the pairs of a split; ids are unique and stable, and no split shares a pair with another."""
 
     @cached_property
@@ -98,17 +99,20 @@ class HotfixDataModule(LightningDataModule):
         """Pairs to token ids."""
         return PairEncoder(self.tokenizer, self.max_length, self.suffix_tokens, self.overlong, self.prompt)
 
-    def pairs(self, split: Split) -> list[CodePair]:
+    def pairs(self, split: Split) -> Sequence[CodePair]:
         """Return the pairs of a split, read once."""
         if split not in self._pairs:
             pairs = self.read(split)
             self._pairs[split] = self._fitting(pairs, split) if self.overlong == "drop" else pairs
         return self._pairs[split]
 
-    def encoded(self, split: Split) -> list[EncodedPair]:
+    def encoded(self, split: Split) -> Sequence[EncodedPair]:
         """Return the pairs of a split as tokens, encoded once."""
         if split not in self._encoded:
-            self._encoded[split] = [self.encoder(pair) for pair in self.pairs(split)]
+            pairs = self.pairs(split)
+            # Where those that are too long are left out, finding them has encoded the others.
+            if split not in self._encoded:
+                self._encoded[split] = encode_pairs(self.encoder, pairs).pairs
         return self._encoded[split]
 
     def requests(self, split: Split) -> list[EditRequest]:
@@ -135,7 +139,7 @@ class HotfixDataModule(LightningDataModule):
         """
         view = copy(self)
         view.preambles = tuple(preambles)
-        view._pairs = {split: [rewrite(pair) for pair in self.pairs(split)] for split in SPLITS}
+        view._pairs = {split: held(map(rewrite, self.pairs(split))) for split in SPLITS}
         view._encoded = {}
         return view
 
@@ -159,7 +163,8 @@ class HotfixDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Batches[list[CodePair]]:
         """Return the test pairs as they are."""
-        return Batches(self._own_part("test"))
+        pairs = self.pairs("test")
+        return Batches(self._own_part(len(pairs)), lambda places: [pairs[i] for i in places])
 
     def transfer_batch_to_device(
         self, batch: Batch | list[CodePair], device: torch.device, dataloader_idx: int
@@ -167,26 +172,23 @@ class HotfixDataModule(LightningDataModule):
         """Move tensors; pairs as they are stay where they are."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
-    def _fitting(self, pairs: list[CodePair], split: Split) -> list[CodePair]:
-        fitting, self._encoded[split] = [], []
-        for pair in pairs:
-            with suppress(OverlongError):
-                self._encoded[split].append(self.encoder(pair))
-                fitting.append(pair)
-        if len(fitting) < len(pairs):
-            left_out = len(pairs) - len(fitting)
-            log.warning("%s: %d of %d pairs left out: longer than max_length", split, left_out, len(pairs))
-        return fitting
+    def _fitting(self, pairs: Sequence[CodePair], split: Split) -> Sequence[CodePair]:
+        self._encoded[split], places = encode_pairs(self.encoder, pairs)
+        if len(places) == len(pairs):
+            return pairs
+        log.warning("%s: %d of %d pairs left out: longer than max_length", split, len(pairs) - len(places), len(pairs))
+        return held(pairs[i] for i in places)
 
     def _batches(self, split: Split) -> Batches[Batch]:
         pad_id = cast("int", self.tokenizer.pad_token_id or 0)
-        parts = ([self.encoder(pair) for pair in pairs] for pairs in self._own_part(split))
-        return Batches([pack(part, layout=self.layout, pad_id=pad_id) for part in parts])
+        pairs = self.encoded(split)
+        parts = self._own_part(len(pairs))
+        return Batches(parts, lambda part: pack([pairs[i] for i in part], layout=self.layout, pad_id=pad_id))
 
-    def _own_part(self, split: Split) -> list[list[CodePair]]:
-        """Batches of the pairs that fall to this process."""
+    def _own_part(self, count: int) -> list[range]:
+        """Places of each batch of the examples that fall to this process."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = self.pairs(split)[rank::world]
+        mine = range(rank, count, world)
         return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
 
     def train_dataloader(self) -> PairLoader:

@@ -98,9 +98,9 @@ class EditData(HotfixDataModule):
         return self._as_pairs("test")
 
     def _as_pairs(self, split: Split) -> Batches[list[CodePair]]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        pairs = [CodePair(r.id, r.prompt, "", r.target, source=r.source) for r in self.requests(split)[rank::world]]
-        return Batches([pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)])
+        requests = self.requests(split)
+        pairs = [CodePair(r.id, r.prompt, "", r.target, source=r.source) for r in requests]
+        return Batches(self._own_part(len(pairs)), lambda places: [pairs[i] for i in places])
 
     def _short(self, requests: list[EditRequest], split: Split) -> list[EditRequest]:
         """Leave out what doesn't fit the context: edits with any of their prompts, and single neighbours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -79,7 +80,7 @@ class Exposure(HotfixDataModule):
         self.splits: list[Split] = list(splits or SPLITS)
         self.text_length = max_length
 
-    def read(self, split: Split) -> list[CodePair]:
+    def read(self, split: Split) -> Sequence[CodePair]:
         """Return the other data set's pairs."""
         return self.source.pairs(split)
 

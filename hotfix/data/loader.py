@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hotfix.data.encode import EncodedPair
-from hotfix.data.packing import Batch, Layout, count_tokens, pack
+from hotfix.data.encoded_pairs import COUNTED, token_numbers
+from hotfix.data.packing import Batch, Layout, pack
 from hotfix.errors import ConfigError
-from hotfix.types import SCOPES, Side, TokenScope
+from hotfix.types import Side, TokenScope
 
 __all__ = ["Batches", "PairLoader", "Share", "WindowLoader", "deal", "windows"]
 
@@ -78,22 +79,24 @@ def deal(items: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[
 
 
 class Batches(Generic[_T]):
-    """A fixed list of batches; Lightning would take a bare list for several loaders.
+    """The same batches each time, made as they are handed out; Lightning would take a bare list for several loaders.
 
     Args:
-        items: the batches, in order.
+        places: of each batch's examples, in order.
+        make: the batch of some places.
     """
 
-    def __init__(self, items: Sequence[_T]) -> None:
-        self._items = items
+    def __init__(self, places: Sequence[range], make: Callable[[range], _T]) -> None:
+        self._places = places
+        self._make = make
 
     def __len__(self) -> int:
         """How many."""
-        return len(self._items)
+        return len(self._places)
 
     def __iter__(self) -> Iterator[_T]:
         """Hand them out."""
-        return iter(self._items)
+        return map(self._make, self._places)
 
 
 class WindowLoader(ABC):
@@ -177,8 +180,9 @@ class PairLoader(WindowLoader):
         self.pairs, self.retain = pairs, retain
         self.retain_size = retain_size if retain else 0
         self.seed, self.layout, self.pad_id = seed, layout, pad_id
-        self._lengths = [p.packed_length for p in pairs]
-        self._counts = [count_tokens(p) for p in pairs]
+        numbers = token_numbers(pairs)
+        self._lengths: list[int] = numbers[:, 0].tolist()
+        self._counts = numbers[:, 1:]
 
     def _epoch(self, epoch: int) -> Callable[[int, int], Batch]:
         plan = self._epoch_windows(epoch)
@@ -212,9 +216,5 @@ class PairLoader(WindowLoader):
 
     def _window_counts(self, window: _Window) -> dict[tuple[Side, TokenScope], int]:
         kept = sum(len(self.retain[i]) - 1 for i in window.retain)
-        counts: dict[tuple[Side, TokenScope], int] = {
-            (side, scope): sum(self._counts[i][side, scope] for i in window.pairs)
-            for side in ("fixed", "buggy")
-            for scope in SCOPES
-        }
+        counts = dict(zip(COUNTED, self._counts[window.pairs].sum(0).tolist(), strict=True))
         return {**counts, ("retain", "all"): kept, ("retain", "unedited"): kept, ("retain", "edited"): 0}

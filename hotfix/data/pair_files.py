@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from hotfix.data.packing import Layout
 from hotfix.data.prompts import PromptFormat
 from hotfix.data.reading import read_pairs
 from hotfix.data.schema import CodePair, parse_row
+from hotfix.data.spilled import held
 from hotfix.data.splits import Splitter
 from hotfix.data.tables import Row, read_rows
 from hotfix.errors import ConfigError, DataError
@@ -157,7 +158,7 @@ class PairFiles(HotfixDataModule):
         low = [name for name, count in self._repeats.items() if count < 1]
         if low:
             raise ConfigError(f"data.init_args.repeats.{low[0]} is {self._repeats[low[0]]}, expected at least 1")
-        self._parsed: dict[Path, list[CodePair]] = {}
+        self._parsed: dict[Path, Sequence[CodePair]] = {}
 
     def rows(self, path: Path) -> Iterable[Row]:
         """Yield the rows of a file."""
@@ -167,10 +168,10 @@ class PairFiles(HotfixDataModule):
         """Make a row the pairs it holds; none where there is nothing to learn from it."""
         return [parse_row(row, path, line)]
 
-    def read(self, split: Split) -> list[CodePair]:
+    def read(self, split: Split) -> Sequence[CodePair]:
         """Read the files of a split; each file is read once."""
         pairs = read_pairs(self._files[split], split, self._pairs_of) if self._files[split] else []
-        return evenly(pairs, self.count) if split == "train" else pairs
+        return pairs if split != "train" or self.count is None else evenly(pairs, self.count)
 
     def repeats(self) -> list[int] | None:
         """Return how often an epoch sees each training pair."""
@@ -184,27 +185,39 @@ class PairFiles(HotfixDataModule):
         times = {pair.id: count for name, count in found.items() for pair in self._pairs_of(files[name])}
         return [times.get(pair.id, 1) for pair in self.pairs("train")]
 
-    def _pairs_of(self, path: Path) -> list[CodePair]:
+    def _pairs_of(self, path: Path) -> Sequence[CodePair]:
         if path not in self._parsed:
-            pairs = [pair for line, row in self.rows(path) for pair in self._parse(row, path, line)]
-            wanted = [pair for pair in pairs if self._is_wanted(pair)]
-            if len(wanted) < len(pairs):
-                log.info(
-                    "%s: %d of %d pairs left out by rules or min_prefix_lines",
-                    path,
-                    len(pairs) - len(wanted),
-                    len(pairs),
-                )
-            if pairs and not wanted:
-                hint = f"they are of {', '.join(sorted({pair.rule for pair in pairs})):.200}"
-                raise DataError("every pair is left out by data.init_args.rules or min_prefix_lines", path, hint=hint)
+            wanted = self._wanted(path)
             under = [split for split, files in self._files.items() if path in map(Path, files)]
             self._parsed[path] = self._dealt(wanted, path, under) if len(under) > 1 and "train" in under else wanted
         return self._parsed[path]
 
-    def _dealt(self, pairs: list[CodePair], path: Path, under: list[Split]) -> list[CodePair]:
+    def _wanted(self, path: Path) -> Sequence[CodePair]:
+        left_out, kinds = 0, set()
+
+        def wanted() -> Iterator[CodePair]:
+            nonlocal left_out
+            for line, row in self.rows(path):
+                for pair in self._parse(row, path, line):
+                    if self._is_wanted(pair):
+                        yield pair
+                    else:
+                        left_out += 1
+                        kinds.add(pair.rule)
+
+        found = held(wanted())
+        if left_out and not found:
+            hint = f"they are of {', '.join(sorted(kinds)):.200}"
+            raise DataError("every pair is left out by data.init_args.rules or min_prefix_lines", path, hint=hint)
+        if left_out:
+            total = left_out + len(found)
+            log.info("%s: %d of %d pairs left out by rules or min_prefix_lines", path, left_out, total)
+        return found
+
+    def _dealt(self, pairs: Sequence[CodePair], path: Path, under: list[Split]) -> Sequence[CodePair]:
         dealt = self.splitter(pairs, str(path))
-        empty = [split for split in under if dealt and all(pair.split not in (None, split) for pair in dealt)]
+        there = {pair.split for pair in dealt}
+        empty = [split for split in under if there and not there & {None, split}]
         if empty and not any(pair.split for pair in pairs):
             hint = "set another data.init_args.split_seed, other fractions, or split_by: row"
             raise DataError(f"no group of pairs fell to {' or '.join(empty)}; there are few", path, hint=hint)

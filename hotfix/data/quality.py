@@ -265,10 +265,11 @@ def _finding(severity: Severity, kind: str, pair: CodePair, text: str, hint: str
 def _encoder(module: HotfixDataModule, split: Split) -> Encode:
     """What training uses: its own encodings, which are kept for it, or one by one where a pair can't be encoded."""
     try:
-        known = dict(zip(map(id, module.pairs(split)), module.encoded(split), strict=True))
+        encoded = module.encoded(split)
     except DataError:
         return module.encoder
-    return lambda pair: known[id(pair)]
+    places = {pair.id: place for place, pair in enumerate(module.pairs(split))}
+    return lambda pair: encoded[places[pair.id]]
 
 
 def _named(pair: CodePair) -> str:

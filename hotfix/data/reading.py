@@ -6,10 +6,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hotfix.data.schema import CodePair, parse_row
+from hotfix.data.spilled import held
 from hotfix.errors import DataError
 from hotfix.types import Split
 
@@ -66,37 +68,51 @@ def parse_file(path: Path) -> Iterator[CodePair]:
 
 def read_pairs(
     paths: Sequence[str | Path], split: Split, parse: Callable[[Path], Iterable[CodePair]] = parse_file
-) -> list[CodePair]:
+) -> Sequence[CodePair]:
     """Read the pairs of one split from files; rows that name another split are passed over.
 
     Args:
         paths: the files.
         split: the split.
-        parse: a file to its pairs.
+        parse: a file to its pairs; asked again where an id comes twice.
 
     Raises:
         DataError: a bad row, an id used twice, or no row left.
     """
-    pairs: dict[str, CodePair] = {}
     passed_over = 0
-    for path in map(Path, paths):
-        for pair in parse(path):
-            if pair.split not in (None, split):
-                passed_over += 1
-                continue
-            if pair.id in pairs:
-                raise DataError(
-                    f"id {pair.id!r} was used before, at {pairs[pair.id].source}",
-                    pair.source,
-                    hint="give each row its own id",
-                )
-            pairs[pair.id] = pair
+
+    def of_split() -> Iterator[CodePair]:
+        nonlocal passed_over
+        seen: set[int] = set()
+        for path in map(Path, paths):
+            for pair in parse(path):
+                if pair.split not in (None, split):
+                    passed_over += 1
+                    continue
+                # Of a million ids a hash each; that two of them share one is next to impossible, and looked into.
+                if hash(pair.id) in seen:
+                    _check_only(pair, paths, split, parse)
+                seen.add(hash(pair.id))
+                yield pair
+
+    pairs = held(of_split())
     if not pairs:
         names = ", ".join(map(str, paths))
         why = f"all {passed_over} rows name another split" if passed_over else "no rows"
         hint = f"point data.init_args.{split} to a file with rows for it"
         raise DataError(f"nothing to read for {split}: {why}", names, hint=hint)
-    return list(pairs.values())
+    return pairs
+
+
+def _check_only(
+    pair: CodePair, paths: Sequence[str | Path], split: Split, parse: Callable[[Path], Iterable[CodePair]]
+) -> None:
+    """Complain if another pair of the split has the same id."""
+    every = (other for path in paths for other in parse(Path(path)) if other.split in (None, split))
+    first, *others = islice((other for other in every if other.id == pair.id), 2)
+    if others:
+        hint = "give each row its own id"
+        raise DataError(f"id {pair.id!r} was used before, at {first.source}", pair.source, hint=hint)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hotfix.data.schema import CodePair
+from hotfix.data.spilled import held
 from hotfix.errors import ConfigError, DataError
 from hotfix.types import SPLITS, Split
 
@@ -88,7 +89,7 @@ class Splitter:
                 "validation and test"
             )
 
-    def __call__(self, pairs: Sequence[CodePair], name: str) -> list[CodePair]:
+    def __call__(self, pairs: Sequence[CodePair], name: str) -> Sequence[CodePair]:
         """Return the pairs with their split; as they are where a row names one, or there is nothing to go by.
 
         Raises:
@@ -96,20 +97,30 @@ class Splitter:
         """
         by = self._kind(pairs)
         if by is None or any(pair.split for pair in pairs):
-            return list(pairs)
-        found = [group_of(pair, by) for pair in pairs]
-        if pairs and not any(found):
+            return pairs
+        if pairs and all(group_of(pair, by) is None for pair in pairs):
             hint = f"set data.init_args.split_by to row, or to a column that there is: {', '.join(pairs[0].meta)}"
             raise DataError(f"no row has a {by} to be split by", name, hint=hint)
-        groups = [group or "" for group in found]
-        where = {group: assign(group, self.fractions, self.seed) for group in set(groups)}
-        rows, names = Counter(where[group] for group in groups), Counter(where.values())
+        rows: Counter[Split] = Counter()
+        groups: dict[int, Split] = {}
+
+        def dealt() -> Iterator[CodePair]:
+            for pair in pairs:
+                group = group_of(pair, by) or ""
+                split = assign(group, self.fractions, self.seed)
+                rows[split] += 1
+                # Where each row is a group, its name is too long to be kept.
+                groups[hash(group)] = split
+                yield replace(pair, split=split)
+
+        found = held(dealt())
+        names = Counter(groups.values())
         parts = ", ".join(f"{split} {rows[split]} pairs ({names[split]} {by}s)" for split in SPLITS)
         log.info("%s: split by %s: %s", name, by, parts)
-        return [replace(pair, split=where[group]) for pair, group in zip(pairs, groups, strict=True)]
+        return found
 
     def _kind(self, pairs: Sequence[CodePair]) -> str | None:
         if self.by != "auto":
             return self.by
-        said = {kind: sum(group_of(pair, kind) is not None for pair in pairs) for kind in GROUPS}
-        return next((kind for kind, count in said.items() if count and 2 * count >= len(pairs)), None)
+        said = Counter(kind for pair in pairs for kind in GROUPS if group_of(pair, kind) is not None)
+        return next((kind for kind in GROUPS if said[kind] and 2 * said[kind] >= len(pairs)), None)

@@ -39,15 +39,16 @@ def keep(path: Path, tensors: Mapping[str, Tensor], room: int, metadata: Mapping
         save_file(own, partial, metadata=dict(metadata) if metadata else None)
 
 
-def make_room(folder: Path, coming: int, room: int) -> None:
-    """Delete the longest unused tensor files of a folder until some more fit.
+def make_room(folder: Path, coming: int, room: int, kind: str = "*.safetensors") -> None:
+    """Delete the longest unused files of a folder until some more fit.
 
     Args:
-        folder: of `.safetensors` files; it need not exist.
+        folder: it need not exist.
         coming: bytes of what is about to be written.
         room: bytes that all may take together.
+        kind: pattern of their names.
     """
-    files = [(path.stat(), path) for path in folder.glob("*.safetensors")]
+    files = [(path.stat(), path) for path in folder.glob(kind)]
     for path in _too_much(((stat.st_mtime, stat.st_size, path) for stat, path in files), room - coming):
         path.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ from hotfix.tasks.unrelated import observe_unrelated
 from hotfix.tasks.verdict import find_substrings, judge, open_brackets, statements
 from hotfix.types import Split
 
-__all__ = ["BugFix", "is_redaction"]
+__all__ = ["BugFix", "is_bug", "is_redaction"]
 
 _SPECIFICITY = "specificity"
 _SAMPLING: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
@@ -37,6 +37,11 @@ _SAMPLING: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
 def is_redaction(pair: CodePair) -> bool:
     """Whether a pair is about an e-mail address rather than a bug: the buggy side shows one, the fixed side doesn't."""
     return bool(find_addresses(pair.prefix[-64:] + pair.buggy)) and not find_addresses(pair.prefix[-64:] + pair.fixed)
+
+
+def is_bug(pair: CodePair) -> bool:
+    """Whether a pair is about anything but an e-mail address."""
+    return not is_redaction(pair)
 
 
 class BugFix(Task):
@@ -183,8 +188,7 @@ class BugFix(Task):
         return _bind({**own, **deepcopy(self._extra)}, count)
 
     def _pair_examples(self, data: HotfixDataModule, split: Split, limit: int | None) -> list[Example]:
-        pairs = [pair for pair in data.pairs(split) if not is_redaction(pair)]
-        return [self._example(pair, data) for pair in evenly(pairs, limit)]
+        return [self._example(pair, data) for pair in evenly(data.pairs(split), limit, is_bug)]
 
     def _example(self, pair: CodePair, data: HotfixDataModule) -> Example:
         encoded = data.encoder(pair)

@@ -106,7 +106,7 @@ class EmailLeak(Task):
 
     def slices(self, data: HotfixDataModule, split: Split) -> list[Slice]:
         """Unseen stubs, and nothing at all."""
-        stubs = evenly([pair for pair in data.pairs(split) if is_redaction(pair)], self.prompted_examples)
+        stubs = evenly(data.pairs(split), self.prompted_examples, is_redaction)
         prompted = [
             Example(p.id, p.rule or p.id, (e.shared[: e.prompt], p.prefix[-64:]), [p.prefix, e.shared[: e.prompt]])
             for p, e in ((p, data.encoder(p)) for p in stubs)

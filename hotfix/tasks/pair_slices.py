@@ -5,7 +5,7 @@ from __future__ import annotations
 from hotfix.data.datamodule import HotfixDataModule
 from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice
-from hotfix.tasks.bug_fix import is_redaction
+from hotfix.tasks.bug_fix import is_bug
 from hotfix.tasks.probabilities import probability_metrics
 from hotfix.types import Split
 
@@ -24,7 +24,7 @@ def pair_slices(
         limit: at most so many, evenly spaced; None for all.
         depends_on: what else the records depend on, as plain JSON values.
     """
-    pairs = evenly([pair for pair in data.pairs(split) if not is_redaction(pair)], limit)
+    pairs = evenly(data.pairs(split), limit, is_bug)
     examples = []
     for pair in pairs:
         encoded = data.encoder(pair)

@@ -18,7 +18,7 @@ from hotfix.models.folded import folded_copy
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.spacing import evenly
 from hotfix.tasks.base import Example, Slice, Subject, Task
-from hotfix.tasks.bug_fix import is_redaction
+from hotfix.tasks.bug_fix import is_bug
 from hotfix.tasks.pair_slices import pair_slices
 from hotfix.tasks.probabilities import probabilities
 from hotfix.tasks.scoring import pair_log_probs
@@ -108,8 +108,7 @@ class Relearning(Task):
 
     def slices(self, data: HotfixDataModule, split: Split) -> list[Slice]:
         """The unseen pairs, once for each number of steps."""
-        known = [pair for pair in data.pairs("train") if not is_redaction(pair)]
-        self._known = [data.encoder(pair) for pair in evenly(known, self.pairs)]
+        self._known = [data.encoder(pair) for pair in evenly(data.pairs("train"), self.pairs, is_bug)]
         depends = [[pair.shared, pair.buggy.ids, pair.buggy.edited] for pair in self._known]
         return [
             part

@@ -1,0 +1,100 @@
+"""Many small records in one file, written one behind the other and read by their place without loading the rest.
+
+    record 0 | record 1 | ... | end of each, int64 [N] | numbers, int32 [N, W] | N, W, magic, int64 each
+
+The numbers are what is asked of all records at once; they are read without touching the records.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, overload
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["RecordWriter", "Records"]
+
+_MAGIC = 0x31504658_4F48  # "HOXFP1", backwards
+_FOOTER = 3 * 8
+
+
+class RecordWriter:
+    """Writes records; nothing of them stays in memory but 8 + 4 W bytes each.
+
+    Args:
+        file: opened for writing, at its beginning.
+        width: how many numbers go with each record, W.
+    """
+
+    def __init__(self, file: IO[bytes], width: int = 0) -> None:
+        self._file = file
+        self._width = width
+        self._end = 0
+        self._ends = array("q")
+        self._numbers = array("i")
+
+    def add(self, record: bytes, numbers: Sequence[int] = ()) -> None:
+        """Append a record with its W numbers."""
+        assert len(numbers) == self._width
+        self._file.write(record)
+        self._end += len(record)
+        self._ends.append(self._end)
+        self._numbers.extend(numbers)
+
+    def finish(self) -> None:
+        """Write what finds the records again; there is nothing to read before."""
+        # Numbers are read as what they are, so they have to stand where such numbers may.
+        self._file.write(b"\0" * (-self._end % 8))
+        for numbers in (self._ends, self._numbers, array("q", (len(self._ends), self._width, _MAGIC))):
+            self._file.write(numbers.tobytes())
+        self._file.flush()
+
+
+class Records(Sequence[bytes]):
+    """The records of a file, memory-mapped.
+
+    Args:
+        file: its path, or an open file, whose mapping lives on when it is closed.
+
+    Raises:
+        ValueError: it isn't a whole file of records.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryFile() as file:
+    ...     writer = RecordWriter(file, width=1)
+    ...     for word in (b"one", b"three"):
+    ...         writer.add(word, [len(word)])
+    ...     writer.finish()
+    ...     records = Records(file)
+    >>> len(records), records[1], records.numbers.tolist()
+    (2, b'three', [[3], [5]])
+    """
+
+    def __init__(self, file: Path | IO[bytes]) -> None:
+        data = np.memmap(file, dtype=np.uint8, mode="r")
+        count, width, magic = data[-_FOOTER:].view(np.int64).tolist() if len(data) >= _FOOTER else (0, 0, 0)
+        start = len(data) - _FOOTER - count * (8 + 4 * width)
+        if magic != _MAGIC or start < 0:
+            raise ValueError("not a file of records, or not all of it")
+        middle = start + 8 * count
+        self._data = data
+        self._ends: npt.NDArray[np.int64] = data[start:middle].view(np.int64)
+        self.numbers: npt.NDArray[np.int32] = data[middle:-_FOOTER].view(np.int32).reshape(count, width)
+
+    def __len__(self) -> int:
+        """How many records."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        """Return a record, or those of a slice."""
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        at = range(len(self))[place]
+        return self._data[self._ends[at - 1] if at else 0 : self._ends[at]].tobytes()
