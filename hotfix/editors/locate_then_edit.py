@@ -17,18 +17,19 @@ from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_f
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, surroundings, windows
 from hotfix.editors.key_statistics import Derived, KeyStatistics
 from hotfix.editors.layers import best_run, block_scores, check_blocks
+from hotfix.editors.repair.failures import detect
 from hotfix.editors.rows import target_rows
 from hotfix.editors.values import Place, Search, search_value
 from hotfix.errors import ConfigError, DataError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.layout import Projection, feed_forward_output, find_blocks, lower_blocks
-from hotfix.models.states import head_logits, hidden_states
+from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank, WeightDelta
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing", "writes"]
+__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing"]
 
 Layers = list[int] | Literal["auto"] | None
 _KEY = "key"
@@ -104,9 +105,9 @@ class LocateThenEdit(WeightEditor):
         found: dict[str, Change] = {}
         for group in self._groups(requests):
             made = Remembered({}, memory)
-            for _ in range(self.rounds):
+            for again in range(self.rounds):
                 with wearing(model, found):
-                    if writes(model, group):
+                    if again and not detect(model, group):
                         break
                     made = self._solve(model, blocks, factors, group, around, memory)
                 found = composed(found, made.changes)
@@ -259,17 +260,6 @@ def keys_of(model: PreTrainedModel, projection: Projection, block: int, requests
             hidden_states(cast("nn.Module", model), rows.rows)
         found.append(entering[_KEY][torch.arange(len(rows.last), device=model.device), rows.last].float())
     return torch.cat(found).T
-
-
-@torch.no_grad()
-def writes(model: PreTrainedModel, requests: Sequence[EncodedRequest]) -> bool:
-    """Whether every target token is the likeliest where it is predicted."""
-    for start in range(0, len(requests), _ROWS):
-        rows = target_rows(requests[start : start + _ROWS], model.device)
-        states = hidden_states(cast("nn.Module", model), rows.rows)[rows.row, rows.column]
-        if (head_logits(cast("nn.Module", model), states).argmax(-1) != rows.token).any():
-            return False
-    return True
 
 
 def stored(projection: Projection, factors: Factors) -> LowRank:

@@ -176,6 +176,11 @@ class MALMEN(WeightEditor):
         learnt = [lesson for place, lesson in enumerate(found) if place not in places]
         _normalise(model, networks, learnt)
         watched = [found[place] for place in sorted(places)]
+        log.info(
+            "MALMEN learns to edit from %d requests, in at most %d steps; that takes minutes, once for this model",
+            len(learnt),
+            self.steps,
+        )
         fit(training, learnt, watched, self.edits, self.steps, self.every, self.patience)
 
     def _key(self, model: PreTrainedModel, networks: Mapping[str, Network], requests: Sequence[EditRequest]) -> str:

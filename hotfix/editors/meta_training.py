@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -28,6 +29,8 @@ from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank
 
 __all__ = ["Lesson", "MetaTraining", "Network", "fit", "lessons"]
+
+log = logging.getLogger(__name__)
 
 
 class Lesson(NamedTuple):
@@ -157,6 +160,7 @@ class MetaTraining(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Remember the best networks."""
         loss = float(self.trainer.callback_metrics["held_out"])
+        log.info("step %d: loss %.4g on requests that nothing is learnt from", self.trainer.global_step, loss)
         if self.best is None or loss < self.best[0]:
             self.best = loss, {name: value.clone() for name, value in self.state_dict().items()}
 

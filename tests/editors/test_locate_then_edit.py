@@ -276,14 +276,12 @@ def test_more_rounds_write_what_one_leaves_and_no_more_are_made_than_needed(
         assert len(solved) <= rounds
         assert (right[rounds] == len(wanted)) or len(solved) == rounds
     assert right[8] == len(whole.target), f"one round writes {right[1]} of them"
-    # What is written already is left alone.
+    # What is written already is edited once, as the published editors would, and no further.
     solved.clear()
-    with worn(patch, tiny_model()) as model:
-        again = editor(layers, search, window=1, rounds=8).compute(  # type: ignore[call-arg]
-            tiny_model(), TOKENIZER, [request], previous=patch, background=BACKGROUND
-        )
-    assert not solved
-    assert set(again.changes) == set(patch.changes)
+    editor(layers, search, window=1, rounds=8).compute(  # type: ignore[call-arg]
+        tiny_model(), TOKENIZER, [request], previous=patch, background=BACKGROUND
+    )
+    assert len(solved) == 1
 
 
 def test_rounds_count_from_1() -> None:
