@@ -22,7 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
     monkeypatch.chdir(ROOT)
     yield
-    for name in ("side_by_side", "sandbox", "sampling", "start_up", "training", "work"):
+    for name in ("side_by_side", "sandbox", "sampling", "start_up", "training", "memory", "many_pairs", "work"):
         sys.modules.pop(name, None)
 
 
@@ -94,3 +94,35 @@ def test_both_ways_of_a_step_have_the_same_loss_and_the_pairs_are_as_said() -> N
     for pair in ours.pairs:
         assert 95 <= pair.prompt <= 400
         assert all(3 <= len(branch.ids) <= 24 for branch in (pair.fixed, pair.buggy))
+
+
+@pytest.mark.usefixtures("bench")
+def test_the_growth_of_memory_is_by_the_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    many_pairs = importlib.import_module("many_pairs")
+    peaks = {60_000: (1.0, 5.0), 300_000: (1.0 + 240_000 * 300 / 1024**3, 9.0)}
+    monkeypatch.setattr(many_pairs, "_measured", lambda folder, count: peaks[count])
+    [found] = many_pairs.run(1)
+    assert found.ours == pytest.approx(300)
+    assert found.ratio == pytest.approx(2.0)
+    assert found.met
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_data_set_is_loaded_in_a_process_of_its_own(tmp_path: Path) -> None:
+    many_pairs = importlib.import_module("many_pairs")
+    peak, seconds = many_pairs._measured(tmp_path, 300)
+    assert 0.1 < peak < 4.0
+    assert seconds > 0
+    assert len((tmp_path / "300.jsonl").read_text().splitlines()) == 300
+
+
+@pytest.mark.usefixtures("bench")
+def test_memory_is_told_for_each_length_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = importlib.import_module("memory")
+    monkeypatch.setattr(
+        memory, "_measured", lambda layout, length, batch: length * batch * (3.0 if layout == "padded" else 1.0)
+    )
+    found = memory.run(1)
+    assert len(found) == 6
+    assert {one.ratio for one in found} == {3.0}
+    assert len({one.name for one in found}) == 6

@@ -1,0 +1,83 @@
+"""Peak memory of a training step against length and batch: ours against padded rows; each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from side_by_side import Finding
+
+__all__ = ["run"]
+
+_LENGTHS = (128, 512, 1024)
+_BATCHES = (2, 8)
+
+
+def run(repeats: int) -> list[Finding]:
+    """Measure both; memory doesn't vary as time does, so once."""
+    found = []
+    for length in _LENGTHS:
+        for batch in _BATCHES:
+            ours, padded = (_measured(layout, length, batch) for layout in ("packed", "padded"))
+            ratio = padded / ours
+            name = f"memory of a step, {length} tokens, {batch} pairs"
+            note = "above the model's own, learn + unlearn + retain, LoRA on all linear layers, bfloat16"
+            found.append(Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, note))
+    return found
+
+
+def _measured(layout: str, length: int, batch: int) -> float:
+    options = ["--layout", layout, "--length", str(length), "--batch", str(batch)]
+    here = Path(__file__)
+    done = subprocess.run([sys.executable, here, *options], capture_output=True, text=True, check=True, timeout=900)
+    return float(done.stdout.split()[-1])
+
+
+def _step(layout: str, length: int, batch: int) -> float:
+    """Make two steps; return how much the resident set grew over that with model and optimizer, in GB."""
+    import torch
+
+    from hotfix.adapters import LoRA
+    from hotfix.data.encode import Branch, EncodedPair
+    from hotfix.data.packing import pack
+    from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
+    from hotfix.models.loading import load_causal_lm
+
+    adapter = LoRA(rank=8)
+    model = adapter.attach(load_causal_lm("smollm2-135m", "bfloat16"))
+    model.eval()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    objective = Objective(
+        NLL(side="fixed", scope="edited"),
+        Unlikelihood(side="buggy", scope="edited", first_only=True),
+        KLToReference({"fixed": 1.0}, scope="unedited", weight=30.0),
+    )
+    draw = torch.Generator().manual_seed(0)
+    edit = 12
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(100, 40_000, (count,), generator=draw).tolist()
+
+    def branch() -> Branch:
+        return Branch(ids(edit), [True] * edit, edit)
+
+    pairs = [EncodedPair(str(i), ids(length - edit), length - edit, "", branch(), branch()) for i in range(batch)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        passes = ModelPasses(model, pack(pairs, layout="packed" if layout == "packed" else "padded"), adapter.reference)
+        objective(passes)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024**2
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layout")
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--batch", type=int)
+    given = parser.parse_args()
+    sys.stdout.write(f"{_step(given.layout, given.length, given.batch)}\n")
