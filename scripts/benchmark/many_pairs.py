@@ -47,7 +47,7 @@ def _measured(folder: Path, count: int) -> tuple[float, float]:
     if not (cache / "models").exists():
         (cache / "models").symlink_to(cache_folder() / "models")
     environment = {**os.environ, "HOTFIX_CACHE": str(cache)}
-    command = [sys.executable, Path(__file__), path]
+    command = [sys.executable, str(Path(__file__)), str(path)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1]), time.perf_counter() - start

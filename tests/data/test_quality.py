@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hotfix.data import CodePair, PairFiles
+from hotfix.data import CodePair, PairFiles, quality
 from hotfix.data.humaneval import load_problems
 from hotfix.data.quality import (
     Finding,
@@ -185,3 +185,14 @@ def test_errors_come_first_and_the_log_counts(tmp_path: Path, caplog: pytest.Log
 def test_the_packaged_pairs_are_clean() -> None:
     data = PairFiles(PACKAGED, PACKAGED, PACKAGED, tokenizer_name="tiny", max_length=2000)
     assert [f for f in find_problems(data) if f.severity == "error"] == []
+
+
+def test_of_very_many_some_are_looked_at_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(quality, "MANY", 4)
+    rows = [{"id": str(i), "prefix": f"x{i} = ", "buggy": "1", "fixed": "2"} for i in range(8)]
+    rows[3]["fixed"] = rows[4]["fixed"] = "ann@corp.io"
+    found = find_problems(module(tmp_path / "p.jsonl", rows))
+    assert brief(found) == [("error", "address in the fixed side", "4")], "of 0, 2, 4 and 6"
+    assert "data: 4 of 8 train pairs are looked at" in caplog.text
