@@ -34,7 +34,7 @@ _MODEL = "smollm2-135m"
 _PAIRS = 256
 _BATCH = 8
 _LENGTH = 512
-_STEPS = 2
+_STEPS = 1
 _WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
 
 
