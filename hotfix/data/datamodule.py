@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -47,7 +48,7 @@ class HotfixDataModule(LightningDataModule):
         overlong: refuse a pair that is longer (`error`), cut its prefix on the left (`left`), or do that and leave out
             the pairs whose statement alone is longer (`drop`).
         layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
-        seed: of the order of pairs and the choice of retain texts.
+        seed: of the choice of retain texts and, added to the run's own, of the order of pairs.
         prompt: how a pair is put before the model: `Plain`, `FillInTheMiddle` or `Chat`; plain if not given.
     """
 
@@ -205,11 +206,15 @@ class HotfixDataModule(LightningDataModule):
             self.batch_size,
             self.retain_batch_size,
             share,
-            self.seed,
+            self._order_seed(),
             self.layout,
             cast("int", self.tokenizer.pad_token_id or 0),
             self.repeats(),
         )
+
+    def _order_seed(self) -> int:
+        """Return the seed of the order of what is trained on: it goes with the run's, and retain texts do not."""
+        return self.seed + int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.trainer else self.seed
 
     def repeats(self) -> list[int] | None:
         """Return how often an epoch of training sees each of `pairs("train")`; None for once."""

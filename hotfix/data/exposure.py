@@ -96,7 +96,7 @@ class Exposure(HotfixDataModule):
         trainer = self.trainer
         share = Share(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches) if trainer else Share()
         pad_id = cast("int", self.tokenizer.pad_token_id or 0)
-        return TextLoader(self.texts(), self.batch_size, share, self.seed, pad_id)
+        return TextLoader(self.texts(), self.batch_size, share, self._order_seed(), pad_id)
 
     def _excerpt(self, pair: CodePair) -> list[int]:
         encoded = encode_text(self.tokenizer, pair.prefix + pair.buggy + pair.suffix)

@@ -83,7 +83,7 @@ class PairFiles(HotfixDataModule):
         overlong: refuse a pair that is longer (`error`), cut its prefix on the left (`left`), or do that and leave out
             the pairs whose statement alone is longer (`drop`).
         layout: `packed` (shared beginning once, both sides in one row) or `padded` (a row a side).
-        seed: of the order of pairs and the choice of retain texts.
+        seed: of the choice of retain texts and, added to the run's own, of the order of pairs.
         split_by: what is kept together when a file is dealt: `project`, `commit`, `task`, `document` (each under the
             names that data sets have for it), `row`, or any column; `auto` takes the first of these four that most
             rows have, and deals nothing where there is none.

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import datasets
@@ -175,6 +176,23 @@ def test_an_epoch_holds_every_training_pair_once(make: Callable[[], HotfixDataMo
     following = [[key for batch in loader for key in batch.keys] for _ in range(3)]
     assert any(order != keys for order in following)
     assert all(sorted(order) == sorted(keys) for order in following)
+
+
+def test_the_run_s_seed_orders_the_pairs_and_leaves_the_retain_texts(
+    make: Callable[[], HotfixDataModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a start that is computed from the data, the order is all that the seeds of a study differ by."""
+    orders, texts = [], []
+    for seed in ("0", "1", "2", "3", "0"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        data = make()
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1)  # type: ignore[assignment]
+        loader = data.train_dataloader()
+        orders.append([key for batch in loader for key in batch.keys])
+        texts.append(loader.retain)
+    assert orders[0] == orders[4] == [key for batch in make().train_dataloader() for key in batch.keys]
+    assert any(order != orders[0] for order in orders[1:4])
+    assert all(text == texts[0] for text in texts)
 
 
 def test_a_loader_goes_on_from_its_saved_place(make: Callable[[], HotfixDataModule]) -> None:
