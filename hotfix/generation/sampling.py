@@ -35,6 +35,7 @@ def sample(
     seed: int,
     progress: Progress | None = None,
     prompt_indices: Sequence[int] | None = None,
+    ended: Callable[[int, Completion], None] | None = None,
 ) -> list[list[Completion]]:
     """Draws ``config.num_samples`` completions for each prompt, in the order of the prompts.
 
@@ -54,6 +55,8 @@ def sample(
         progress: is told how many completions have just been ended; these numbers sum to their total.
         prompt_indices: number of each prompt in the random streams, by default its place. Processes that share prompts
             pass the place in the whole list here, so that results don't depend on how it was shared.
+        ended: is given the place of its prompt and each completion as soon as it has ended, those that are the same at
+            temperature 0 once.
 
     Raises:
         ConfigError: the model's context can't hold ``max_new_tokens``.
@@ -73,7 +76,11 @@ def sample(
         lambda ended: None if progress is None or not ended else progress(ended * copies),
     )
     with evaluating(model), shared_heads(plain_model(model)), torch.inference_mode():
-        completions = dict(pair for group in groups for pair in decoder.group(group))
+        completions: dict[Row, Completion] = {}
+        for row, completion in (pair for group in groups for pair in decoder.group(group)):
+            completions[row] = completion
+            if ended:
+                ended(row.prompt, completion)
     rows = [[completions[Row(place, number)] for number in range(distinct)] for place in range(len(prompts))]
     return [[Completion(list(c.token_ids), *c[1:]) for c in made for _ in range(copies)] for made in rows]
 

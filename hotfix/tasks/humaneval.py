@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +13,9 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.data.encode import encode_text
 from hotfix.data.humaneval import Problem, load_problems
 from hotfix.errors import DataError
-from hotfix.generation import SamplingConfig, sample
+from hotfix.generation import Completion, SamplingConfig, sample
 from hotfix.metrics import ExampleMetric, PassAtK, Record
-from hotfix.sandbox import Limits, Sandbox
+from hotfix.sandbox import Limits, Sandbox, Verdict
 from hotfix.tasks.base import Example, Slice, Subject, Task
 from hotfix.tasks.humaneval_plus import PlusProblem, load_plus, plus_program
 from hotfix.tasks.humaneval_problems import program, truncate
@@ -42,6 +43,37 @@ class _BodyEnds:
 
     def __call__(self, text: str) -> bool:
         return len(truncate(text.removeprefix("\n"))) < len(text.removeprefix("\n"))
+
+
+class _Trials:
+    """Programs that run while others are still being written.
+
+    Args:
+        sandbox: runs them.
+        problems: what each prompt asks for.
+        subject: whose tokens completions are.
+    """
+
+    def __init__(self, sandbox: Sandbox, problems: Sequence[Problem], subject: Subject) -> None:
+        self.sandbox = sandbox
+        self._problems = problems
+        self._subject = subject
+        self._verdicts: dict[tuple[int, str], Future[Verdict]] = {}
+
+    def body(self, completion: Completion) -> str:
+        """Return the function's body that a completion begins with."""
+        # The prompt's last line break is the model's to write: most tokenizers join it with the indentation.
+        return truncate(self._subject.text(completion.token_ids).removeprefix("\n"))
+
+    def start(self, place: int, completion: Completion) -> None:
+        """Queue the program of a completion; at a low temperature many are the same, and run once."""
+        key = place, self.body(completion)
+        if key not in self._verdicts:
+            self._verdicts[key] = self.sandbox.submit(program(self._problems[place], key[1]))
+
+    def verdict(self, place: int, body: str) -> Verdict:
+        """Wait for a program's verdict."""
+        return self._verdicts[place, body].result()
 
 
 class HumanEval(Task):
@@ -117,10 +149,10 @@ class HumanEval(Task):
     def observe(
         self, subject: Subject, name: str, items: Sequence[tuple[int, Example]], base: Sequence[Record] | None
     ) -> list[Record]:
-        """Write the programs, then run them."""
+        """Write the programs, and run each as soon as it is written."""
         del name, base
         # Before anything is generated: without isolation, nothing is to be run.
-        self._open(Limits())
+        trials = _Trials(self._open(Limits()), [example.payload[0] for _, example in items], subject)
         drawn = sample(
             subject.model,
             subject.tokenizer,
@@ -129,34 +161,40 @@ class HumanEval(Task):
             stop=_BodyEnds(),
             seed=subject.seed,
             prompt_indices=[place for place, _ in items],
+            ended=trials.start,
         )
         records: list[Record] = []
-        for (_, example), completions in zip(items, drawn, strict=True):
-            problem, _, plus = example.payload
-            # The prompt's last line break is the model's to write: most tokenizers join it with the indentation.
-            bodies = [truncate(subject.text(c.token_ids).removeprefix("\n")) for c in completions]
-            records.append(self._tried(problem, plus, bodies))
+        for place, completions in enumerate(drawn):
+            bodies = [trials.body(completion) for completion in completions]
+            verdicts = [trials.verdict(place, body) for body in bodies]
+            records.append(
+                {
+                    "completions": bodies,
+                    "passed": [verdict.passed for verdict in verdicts],
+                    "statuses": [verdict.status for verdict in verdicts],
+                    "details": [verdict.detail for verdict in verdicts],
+                    "sandbox": trials.sandbox.level,
+                }
+            )
             subject.progress(1)
-        return records
+        return self._tried_further([example.payload for _, example in items], records)
 
-    def _tried(self, problem: Problem, plus: PlusProblem | None, bodies: list[str]) -> Record:
-        sandbox = self._open(Limits())
-        # At a low temperature many programs are the same.
-        distinct = list(dict.fromkeys(bodies))
-        verdicts = dict(zip(distinct, sandbox.run([program(problem, body) for body in distinct]), strict=True))
-        record = {
-            "completions": bodies,
-            "passed": [verdicts[body].passed for body in bodies],
-            "statuses": [verdicts[body].status for body in bodies],
-            "details": [verdicts[body].detail for body in bodies],
-            "sandbox": sandbox.level,
+    def _tried_further(
+        self, payloads: Sequence[tuple[Problem, Sequence[int], PlusProblem | None]], records: list[Record]
+    ) -> list[Record]:
+        """Run what has passed on the inputs of HumanEval+, where there are any."""
+        programs = {
+            (place, body): plus_program(problem, plus, body)
+            for place, ((problem, _, plus), record) in enumerate(zip(payloads, records, strict=True))
+            for body, passed in zip(record["completions"], record["passed"], strict=True)
+            if plus and passed
         }
-        if plus:
-            right = [body for body in distinct if verdicts[body].passed]
-            tried = self._open(_PLUS_LIMITS).run([plus_program(problem, plus, body) for body in right])
-            still = {body for body, verdict in zip(right, tried, strict=True) if verdict.passed}
-            record["passed_plus"] = [body in still for body in bodies]
-        return record
+        verdicts = self._open(_PLUS_LIMITS).run(list(programs.values())) if programs else []
+        still = {key for key, verdict in zip(programs, verdicts, strict=True) if verdict.passed}
+        return [
+            {**record, "passed_plus": [(place, body) in still for body in record["completions"]]} if plus else record
+            for place, ((_, _, plus), record) in enumerate(zip(payloads, records, strict=True))
+        ]
 
     def _load_plus(self, problems: Sequence[Problem]) -> dict[str, PlusProblem]:
         if self._plus is None:

@@ -147,6 +147,20 @@ def test_progress_sums_to_the_completions(llama: Any, tokenizer: Any, prompts: l
         assert min(ended) > 0
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_each_completion_is_told_of_when_it_ends(
+    llama: Any, tokenizer: Any, prompts: list[list[int]], temperature: float
+) -> None:
+    told: list[tuple[int, list[int]]] = []
+    config = SamplingConfig(3, max_new_tokens=5, temperature=temperature, batch_size=4)
+    found = sample(
+        llama, tokenizer, prompts, config, seed=0, ended=lambda place, made: told.append((place, list(made.token_ids)))
+    )
+    distinct = 3 if temperature else 1
+    expected = [(place, made.token_ids) for place, own in enumerate(found) for made in own[:distinct]]
+    assert sorted(told) == sorted(expected)
+
+
 def test_modes_are_restored(tokenizer: Any, prompts: list[list[int]], make_llama: Any) -> None:
     model = make_llama().train()
     model.model.norm.eval()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class PretendSandbox:
     def __init__(self, *_: object, **__: object) -> None:
         type(self).opened += 1
 
+    def submit(self, program: str) -> Future[Outcome]:
+        done: Future[Outcome] = Future()
+        done.set_result(self.run([program])[0])
+        return done
+
     def run(self, programs: Sequence[str]) -> list[Outcome]:
         solutions = [problem.prompt + problem.canonical_solution for problem in load_problems()]
         return [Outcome(any(program.startswith(right) for right in solutions)) for program in programs]
@@ -57,11 +63,22 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> type[PretendSandbox]:
 def answering(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[str]]) -> None:
     """Let the model write given answers to given prompts."""
 
-    def sample(_model: object, tokenizer: Any, prompts: list[list[int]], *_: object, **__: object) -> Any:
-        return [
+    def sample(
+        _model: object,
+        tokenizer: Any,
+        prompts: list[list[int]],
+        *_: object,
+        ended: Callable[[int, Completion], None],
+        **__: object,
+    ) -> Any:
+        found = [
             [Completion(tokenizer(text)["input_ids"], 0.0, True) for text in answers[tokenizer.decode(prompt)]]
             for prompt in prompts
         ]
+        for place, completions in enumerate(found):
+            for completion in completions:
+                ended(place, completion)
+        return found
 
     monkeypatch.setattr(humaneval, "sample", sample)
 
@@ -169,16 +186,39 @@ def test_more_draws_than_samples_are_undefined(data: PairFiles) -> None:
 def test_the_same_program_is_run_once(
     data: PairFiles, subject: Subject, monkeypatch: pytest.MonkeyPatch, sandbox: type[PretendSandbox]
 ) -> None:
-    ran: list[Sequence[str]] = []
-    run = sandbox.run
-    monkeypatch.setattr(sandbox, "run", lambda self, programs: ran.append(programs) or run(self, programs))
+    ran: list[str] = []
+    submit = sandbox.submit
+    monkeypatch.setattr(sandbox, "submit", lambda self, program: ran.append(program) or submit(self, program))
     [problem] = load_problems(1)
     answering(monkeypatch, {problem.prompt.rstrip("\n"): ["\n    a", f"\n{problem.canonical_solution}", "\n    a"]})
     task = HumanEval(1, num_samples=3, temperature=1.0)
     [part] = task.slices(data, "test")
     [record] = task.observe(subject, part.name, list(enumerate(part.examples)), None)
     assert record["passed"] == [False, True, False]
-    assert [len(programs) for programs in ran] == [2]
+    assert len(ran) == 2
+
+
+def test_a_program_runs_while_others_are_written(
+    data: PairFiles, subject: Subject, monkeypatch: pytest.MonkeyPatch, sandbox: type[PretendSandbox]
+) -> None:
+    """The first is submitted before the last is ended."""
+    events: list[str] = []
+    submit, write = sandbox.submit, humaneval.sample
+    monkeypatch.setattr(sandbox, "submit", lambda self, program: events.append("run") or submit(self, program))
+
+    def watched(*args: Any, ended: Callable[[int, Completion], None], **kwargs: Any) -> Any:
+        def told(place: int, completion: Completion) -> None:
+            events.append("ended")
+            ended(place, completion)
+
+        return write(*args, ended=told, **kwargs)
+
+    monkeypatch.setattr(humaneval, "sample", watched)
+    task = HumanEval(3, num_samples=4, temperature=1.0, max_new_tokens=12)
+    [part] = task.slices(data, "test")
+    task.observe(subject, part.name, list(enumerate(part.examples)), None)
+    assert events.count("ended") == 12
+    assert events.index("run") == 1
 
 
 def plus_file(folder: Path, count: int, **more: Any) -> str:
