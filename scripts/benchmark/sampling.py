@@ -12,6 +12,7 @@ from hotfix.generation import sample
 from hotfix.generation.config import SamplingConfig
 from hotfix.models.loading import load_causal_lm, load_tokenizer
 from hotfix.models.states import own_precision
+from hotfix.spacing import evenly
 from hotfix.tasks.prompting import StatementsEnd
 from hotfix.tasks.scoring import pair_log_probs
 
@@ -21,6 +22,7 @@ _SAMPLES = 10
 _PROMPT = 300
 _PROMPTS = 4
 _NEW = 32
+_PAIRS = 16
 _MODEL = "smollm2-135m"
 
 
@@ -71,7 +73,7 @@ def run(repeats: int) -> list[Finding]:
 def _probabilities(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, repeats: int) -> Finding:
     files = ["data/python_idioms.jsonl"]
     data = PairFiles(files, files, files, tokenizer_name=_MODEL, retain=None)
-    pairs = [data.encoder(pair) for pair in data.pairs("test")][:64]
+    pairs = [data.encoder(pair) for pair in evenly(data.pairs("test"), _PAIRS)]
     config = SamplingConfig(
         num_samples=_SAMPLES, max_new_tokens=_NEW, temperature=1.0, top_p=0.95, top_k=0, batch_size=64
     )
