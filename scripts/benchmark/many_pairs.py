@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from side_by_side import Finding
 
 from hotfix.models.packaged import cache_folder
+from hotfix.models.peak_memory import peak_resident
 
 __all__ = ["run"]
 
@@ -60,7 +60,8 @@ def _load(path: Path) -> float:
     loader = data.train_dataloader()
     for _, batch in zip(range(100), loader, strict=False):
         assert batch.pairs is not None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    # Not getrusage's: that of a child begins at what its parent had.
+    return peak_resident() / 1024**3
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +44,7 @@ def _step(layout: str, length: int, batch: int) -> float:
     from hotfix.data.packing import pack
     from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
     from hotfix.models.loading import load_causal_lm
+    from hotfix.models.peak_memory import peak_resident, reset_peak_resident
 
     adapter = LoRA(rank=8)
     model = adapter.attach(load_causal_lm("smollm2-135m", "bfloat16"))
@@ -65,13 +65,14 @@ def _step(layout: str, length: int, batch: int) -> float:
         return Branch(ids(edit), [True] * edit, edit)
 
     pairs = [EncodedPair(str(i), ids(length - edit), length - edit, "", branch(), branch()) for i in range(batch)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_resident()
+    before = peak_resident()
     for _ in range(2):
         passes = ModelPasses(model, pack(pairs, layout="packed" if layout == "packed" else "padded"), adapter.reference)
         objective(passes)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024**2
+    return (peak_resident() - before) / 1024**3
 
 
 if __name__ == "__main__":

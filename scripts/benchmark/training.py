@@ -220,7 +220,7 @@ def _peak(which: str) -> float:
     """Peak resident set of a process that makes its steps, in GB."""
     here = Path(__file__).parent
     code = f"import training; training.{'_Ours' if which == 'ours' else '_Plain'}('bfloat16').steps(); " + (
-        "import resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from hotfix.models.peak_memory import peak_resident; print('peak', int(peak_resident()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(here)}
     done = subprocess.run(
@@ -228,4 +228,4 @@ def _peak(which: str) -> float:
     )
     found = re.search(r"peak (\d+)", done.stdout)
     assert found
-    return int(found[1]) / 1024**2
+    return int(found[1]) / 1024**3
