@@ -63,8 +63,8 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_all_are_found() -> None:
     assert len(CONFIGS) == len(RECIPES) + len(FRAGMENTS) + len(STUDIES)
     assert len(OVERLAYS) == 7
-    assert len(STUDIES) == 5
-    assert len(OBJECTIVES) == 16
+    assert len(STUDIES) == 6
+    assert len(OBJECTIVES) == 17
     assert len(ADAPTERS) == 8
     assert len(DATA) == 6
     named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", *EDITORS)}

@@ -17,8 +17,8 @@ def simpo(fixed: Tensor, buggy: Tensor, beta: float, gamma: float = 0.0) -> Tens
     """Return -log sigmoid(beta (fixed - buggy) - gamma) of log p [E] each -> nats [E].
 
     >>> import torch
-    >>> simpo(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -9.0]), beta=10.0)
-    tensor([0.6931, -0.0000])
+    >>> simpo(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]), beta=2.0)
+    tensor([0.6931, 0.1269])
     """
     return -F.logsigmoid(beta * (fixed - buggy) - gamma)
 

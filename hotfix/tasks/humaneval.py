@@ -67,13 +67,16 @@ class _Trials:
 
     def start(self, place: int, completion: Completion) -> None:
         """Queue the program of a completion; at a low temperature many are the same, and run once."""
-        key = place, self.body(completion)
-        if key not in self._verdicts:
-            self._verdicts[key] = self.sandbox.submit(program(self._problems[place], key[1]))
+        self._queued(place, self.body(completion))
 
     def verdict(self, place: int, body: str) -> Verdict:
         """Wait for a program's verdict."""
-        return self._verdicts[place, body].result()
+        return self._queued(place, body).result()
+
+    def _queued(self, place: int, body: str) -> Future[Verdict]:
+        if (place, body) not in self._verdicts:
+            self._verdicts[place, body] = self.sandbox.submit(program(self._problems[place], body))
+        return self._verdicts[place, body]
 
 
 class HumanEval(Task):

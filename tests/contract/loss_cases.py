@@ -20,6 +20,7 @@ from hotfix.losses import (
     L2Anchor,
     LossTerm,
     SimNPO,
+    SimPO,
     SVENContrast,
     Unlikelihood,
 )
@@ -112,6 +113,14 @@ def dpo(table: Table, scope: TokenScope, beta: float, positive: float = 0.0, nor
         return won - lost - positive * max(0.0, -won)
 
     return mean([softplus(-beta * margin(fixed, buggy)) for fixed, buggy in sides_of_pairs(table, scope)])
+
+
+def simpo(table: Table, scope: TokenScope, beta: float, gamma: float = 0.0, normalised: bool = False) -> float:
+    def log_p(side: Sequence[Token]) -> float:
+        return math.fsum(math.log(t.p) for t in side) / (len(side) if normalised else 1)
+
+    pairs = sides_of_pairs(table, scope)
+    return mean([softplus(gamma - beta * (log_p(fixed) - log_p(buggy))) for fixed, buggy in pairs])
 
 
 def code_eraser(table: Table, side: Side, gamma: float, divergence: float) -> float:
@@ -249,6 +258,11 @@ CASES: Mapping[str, tuple[type[LossTerm], Case]] = {
         Case(lambda: DPO("all", 2.0, length_normalised=True), lambda t: dpo(t, "all", 2.0, normalised=True)),
     ),
     "dpo, positive": (DPO, Case(lambda: DPO(positive=5.0), lambda t: dpo(t, "edited", 0.1, positive=5.0))),
+    "simpo": (SimPO, Case(SimPO, lambda t: simpo(t, "edited", 1.0))),
+    "simpo, all, normalised": (
+        SimPO,
+        Case(lambda: SimPO("all", 2.0, 0.5, length_normalised=True), lambda t: simpo(t, "all", 2.0, 0.5, True)),
+    ),
     "sven, other side": (SVENContrast, Case(SVENContrast, contrast_of_sides)),
     "sven, base": (SVENContrast, Case(lambda: SVENContrast("base"), contrast_to_base)),
     "code eraser": (CodeEraser, Case(CodeEraser, lambda t: code_eraser(t, "buggy", 0.1, 0.1))),
