@@ -109,11 +109,10 @@ class HotfixDataModule(LightningDataModule):
 
     def encoded(self, split: Split) -> Sequence[EncodedPair]:
         """Return the pairs of a split as tokens, encoded once."""
+        # Where those that are too long are left out, finding them encodes the others.
+        pairs = self.pairs(split)
         if split not in self._encoded:
-            pairs = self.pairs(split)
-            # Where those that are too long are left out, finding them has encoded the others.
-            if split not in self._encoded:
-                self._encoded[split] = encode_pairs(self.encoder, pairs).pairs
+            self._encoded[split] = encode_pairs(self.encoder, pairs).pairs
         return self._encoded[split]
 
     def requests(self, split: Split) -> list[EditRequest]:

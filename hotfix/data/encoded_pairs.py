@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from hotfix.data.encode import Branch, EncodedPair, OverlongError, PairEncoder
 from hotfix.data.packing import count_tokens
 from hotfix.data.records import Records, RecordWriter
 from hotfix.data.schema import CodePair
-from hotfix.data.spilled import MANY, Decoded
+from hotfix.data.spilled import MANY
 from hotfix.errors import DataError
 from hotfix.models.kept_files import make_room, used
 from hotfix.models.packaged import cache_folder
@@ -39,6 +39,7 @@ COUNTED: tuple[tuple[Side, TokenScope], ...] = tuple((side, scope) for side in (
 """What the columns of `token_numbers` behind the first count."""
 
 _T = TypeVar("_T")
+_Found: TypeAlias = tuple[bytes, list[int]] | bool
 _ROOM = 16 << 30  # bytes; of all files of encoded pairs together
 _CHUNK = 1_000
 _HEAD = struct.Struct("8i")
@@ -58,8 +59,8 @@ class Encoded(NamedTuple):
 
 def token_numbers(pairs: Sequence[EncodedPair]) -> npt.NDArray[np.int32]:
     """Return the packed length of each pair and its predicted tokens as in `COUNTED`: [N, 7]."""
-    if isinstance(pairs, Decoded):
-        return pairs.records.numbers[:, 1:]
+    if isinstance(pairs, Records):
+        return pairs.numbers[:, 1:]
     return np.array([_numbers(pair) for pair in pairs], dtype=np.int32).reshape(-1, 1 + len(COUNTED))
 
 
@@ -83,8 +84,8 @@ def encode_pairs(encoder: PairEncoder, pairs: Sequence[CodePair], many: int = MA
     if records is None:
         log.info("encoding %d pairs, once", len(pairs))
         _write(path, encoder, pairs)
-        records = Records(path)
-    return Encoded(Decoded(records, _from_bytes), records.numbers[:, 0].tolist())
+        records = Records(path, _from_bytes)
+    return Encoded(records, records.numbers[:, 0].tolist())
 
 
 def _encoded(encoder: PairEncoder, pair: CodePair) -> EncodedPair | None:
@@ -103,15 +104,16 @@ def _write(path: Path, encoder: PairEncoder, pairs: Sequence[CodePair]) -> None:
         place = 0
         for chunk in _in_parallel(encoder, _cut(pairs, _CHUNK)):
             for found in chunk:
-                if isinstance(found, bytes):
-                    writer.add(found, (place, *_numbers(_from_bytes(found))))
+                if isinstance(found, tuple):
+                    record, numbers = found
+                    writer.add(record, (place, *numbers))
                 elif found:
                     encoder(pairs[place])  # says itself what is wrong
                 place += 1
         writer.finish()
 
 
-def _in_parallel(encoder: PairEncoder, chunks: Iterable[Sequence[CodePair]]) -> Iterator[list[bytes | bool]]:
+def _in_parallel(encoder: PairEncoder, chunks: Iterable[Sequence[CodePair]]) -> Iterator[list[_Found]]:
     """Encode chunks on every processor; at most a few wait to be written."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A fork would take along the threads' locks of everything that is loaded here.
@@ -136,17 +138,17 @@ def _start(encoder: PairEncoder) -> None:
     _encoder_here = encoder
 
 
-def _chunk(pairs: Sequence[CodePair]) -> list[bytes | bool]:
-    """Encode some pairs in a worker: bytes, False for one that is left out, True for one that is wrong."""
+def _chunk(pairs: Sequence[CodePair]) -> list[_Found]:
+    """Encode some pairs in a worker: a record and its numbers, False for one left out, True for one that is wrong."""
     assert _encoder_here is not None
-    found: list[bytes | bool] = []
+    found: list[_Found] = []
     for pair in pairs:
         try:
             encoded = _encoded(_encoder_here, pair)
         except DataError:
             found.append(True)
         else:
-            found.append(False if encoded is None else _to_bytes(encoded))
+            found.append(False if encoded is None else (_to_bytes(encoded), _numbers(encoded)))
     return found
 
 
@@ -182,9 +184,9 @@ def _from_bytes(record: bytes) -> EncodedPair:
     )
 
 
-def _kept(path: Path) -> Records | None:
+def _kept(path: Path) -> Records[EncodedPair] | None:
     try:
-        records = Records(path)
+        records = Records(path, _from_bytes)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

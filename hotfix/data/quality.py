@@ -60,7 +60,7 @@ def find_problems(module: HotfixDataModule) -> list[Finding]:
     Raises:
         DataError: a file can't be read, or a row isn't a pair.
     """
-    pairs: Pairs = {split: [module.pairs(split)[i] for i in _looked_at(module, split)] for split in SPLITS}
+    pairs: Pairs = {split: evenly(module.pairs(split), MANY) for split in SPLITS}
     for split in SPLITS:
         if len(pairs[split]) < len(module.pairs(split)):
             log.warning("data: %d of %d %s pairs are looked at", len(pairs[split]), len(module.pairs(split)), split)
@@ -275,12 +275,8 @@ def _encoder(module: HotfixDataModule, split: Split) -> Encode:
     except DataError:
         return module.encoder
     pairs = module.pairs(split)
-    places = {pairs[place].id: place for place in _looked_at(module, split)}
+    places = {pairs[place].id: place for place in evenly(range(len(pairs)), MANY)}
     return lambda pair: encoded[places[pair.id]]
-
-
-def _looked_at(module: HotfixDataModule, split: Split) -> list[int]:
-    return evenly(range(len(module.pairs(split))), MANY)
 
 
 def _named(pair: CodePair) -> str:

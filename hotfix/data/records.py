@@ -8,9 +8,9 @@ The numbers are what is asked of all records at once; they are read without touc
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ __all__ = ["RecordWriter", "Records"]
 
 _MAGIC = 0x31504658_4F48  # "HOXFP1", backwards
 _FOOTER = 3 * 8
+_T = TypeVar("_T")
 
 
 class RecordWriter:
@@ -53,11 +54,15 @@ class RecordWriter:
         self._file.flush()
 
 
-class Records(Sequence[bytes]):
-    """The records of a file, memory-mapped.
+class Records(Sequence[_T], Generic[_T]):
+    """The records of a file, memory-mapped, each made what it stands for when it is asked for.
 
     Args:
         file: its path, or an open file, whose mapping lives on when it is closed.
+        decode: a record's bytes to what it stands for.
+
+    Attributes:
+        numbers: int32 [N, W].
 
     Raises:
         ValueError: it isn't a whole file of records.
@@ -68,12 +73,12 @@ class Records(Sequence[bytes]):
     ...     for word in (b"one", b"three"):
     ...         writer.add(word, [len(word)])
     ...     writer.finish()
-    ...     records = Records(file)
+    ...     records = Records(file, bytes.decode)
     >>> len(records), records[1], records.numbers.tolist()
-    (2, b'three', [[3], [5]])
+    (2, 'three', [[3], [5]])
     """
 
-    def __init__(self, file: Path | IO[bytes]) -> None:
+    def __init__(self, file: Path | IO[bytes], decode: Callable[[bytes], _T]) -> None:
         data = np.memmap(file, dtype=np.uint8, mode="r")
         count, width, magic = data[-_FOOTER:].view(np.int64).tolist() if len(data) >= _FOOTER else (0, 0, 0)
         start = len(data) - _FOOTER - count * (8 + 4 * width)
@@ -81,6 +86,7 @@ class Records(Sequence[bytes]):
             raise ValueError("not a file of records, or not all of it")
         middle = start + 8 * count
         self._data = data
+        self._decode = decode
         self._ends: npt.NDArray[np.int64] = data[start:middle].view(np.int64)
         self.numbers: npt.NDArray[np.int32] = data[middle:-_FOOTER].view(np.int32).reshape(count, width)
 
@@ -89,12 +95,12 @@ class Records(Sequence[bytes]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> bytes: ...
+    def __getitem__(self, place: int) -> _T: ...
     @overload
-    def __getitem__(self, place: slice) -> list[bytes]: ...
-    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
-        """Return a record, or those of a slice."""
+    def __getitem__(self, place: slice) -> list[_T]: ...
+    def __getitem__(self, place: int | slice) -> _T | list[_T]:
+        """Return one, or those of a slice."""
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         at = range(len(self))[place]
-        return self._data[self._ends[at - 1] if at else 0 : self._ends[at]].tobytes()
+        return self._decode(self._data[self._ends[at - 1] if at else 0 : self._ends[at]].tobytes())

@@ -4,47 +4,20 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
-from typing import IO, Generic, TypeVar, overload
+from typing import IO, TypeVar
 
 from hotfix.data.records import Records, RecordWriter
 from hotfix.errors import StorageError
 
-__all__ = ["MANY", "Decoded", "held"]
+__all__ = ["MANY", "held"]
 
 MANY = 50_000
 """Rows up to which a list is faster than a file."""
 
 _T = TypeVar("_T")
-
-
-class Decoded(Sequence[_T], Generic[_T]):
-    """Records as what they stand for, each made anew when it is asked for.
-
-    Args:
-        records: in a file.
-        decode: a record to what it stands for.
-    """
-
-    def __init__(self, records: Records, decode: Callable[[bytes], _T]) -> None:
-        self.records = records
-        self._decode = decode
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.records)
-
-    @overload
-    def __getitem__(self, place: int) -> _T: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[_T]: ...
-    def __getitem__(self, place: int | slice) -> _T | list[_T]:
-        """Return one, or those of a slice."""
-        if isinstance(place, slice):
-            return [self._decode(record) for record in self.records[place]]
-        return self._decode(self.records[place])
 
 
 def held(rows: Iterable[_T], many: int = MANY) -> Sequence[_T]:
@@ -64,7 +37,7 @@ def held(rows: Iterable[_T], many: int = MANY) -> Sequence[_T]:
     ['a', 'b', 'c']
     >>> spilled = held(iter("abc"), many=2)
     >>> type(spilled).__name__, spilled[1], list(spilled)
-    ('Decoded', 'b', ['a', 'b', 'c'])
+    ('Records', 'b', ['a', 'b', 'c'])
     """
     rows = iter(rows)
     first = list(islice(rows, many + 1))
@@ -77,7 +50,7 @@ def held(rows: Iterable[_T], many: int = MANY) -> Sequence[_T]:
                 writer.add(pickle.dumps(row, pickle.HIGHEST_PROTOCOL))
         with _told():
             writer.finish()
-        return Decoded(Records(file), pickle.loads)
+        return Records(file, pickle.loads)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def test_records_come_back_in_any_order(tmp_path: Path) -> None:
         for place, record in enumerate(wanted):
             writer.add(record, (place, -len(record)))
         writer.finish()
-    records = Records(tmp_path / "r")
+    records = Records(tmp_path / "r", bytes)
     assert list(records) == wanted
     assert [records[i] for i in (4, -5, 2, -1)] == [wanted[i] for i in (4, -5, 2, -1)]
     assert records[1:4:2] == wanted[1:4:2]
@@ -63,7 +63,7 @@ def test_a_cut_file_is_no_file_of_records(tmp_path: Path, cut: int) -> None:
     whole = (tmp_path / "r").read_bytes()
     (tmp_path / "r").write_bytes(whole[:-cut])
     with pytest.raises(ValueError, match="not a file of records"):
-        Records(tmp_path / "r")
+        Records(tmp_path / "r", bytes)
 
 
 def test_spilled_rows_are_the_rows() -> None:
