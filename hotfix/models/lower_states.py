@@ -36,19 +36,19 @@ class LowerStates:
         self._first = first
         self._left = limit_mib * 2**20
         self._kept: dict[tuple[int, ...], Tensor] = {}
-        self._splits = first > 0
-        self._proven = False
+        # None as long as it isn't known whether the upper blocks can be run by themselves.
+        self._splits: bool | None = None if first > 0 else False
 
     def last(self, rows: TokenRows) -> Tensor:
         """Return the decoder's last hidden states, behind the final norm: [B, T, D]."""
-        if not self._splits or not takes_masks(self._model, rows):
+        if self._splits is False or not takes_masks(self._model, rows):
             return hidden_states(self._model, rows)
         keys = [tuple(ids[own].tolist()) for ids, own in zip(rows.input_ids, rows.branch != PADDING, strict=True)]
         if not self._all_kept(rows, keys):
             return hidden_states(self._model, rows)
         entering = nn.utils.rnn.pad_sequence([self._kept[key] for key in keys], batch_first=True)
-        if not self._proven:
-            self._prove(rows, entering)
+        if self._splits is None:
+            self._splits = self._agree(rows, entering)
             return self.last(rows)
         return upper_states(self._model, rows, entering, self._first)
 
@@ -71,11 +71,9 @@ class LowerStates:
         return True
 
     @torch.no_grad()
-    def _prove(self, rows: TokenRows, entering: Tensor) -> None:
-        """Look once whether the upper blocks by themselves give what the whole decoder gives."""
-        whole = hidden_states(self._model, rows)
-        self._splits = upper_blocks_agree(self._model, rows, entering, self._first, whole)
-        self._proven = True
+    def _agree(self, rows: TokenRows, entering: Tensor) -> bool:
+        """Tell whether the upper blocks by themselves give what the whole decoder gives."""
+        return upper_blocks_agree(self._model, rows, entering, self._first, hidden_states(self._model, rows))
 
 
 @contextmanager

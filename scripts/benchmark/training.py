@@ -60,7 +60,7 @@ def run(repeats: int) -> list[Finding]:
         found.append(_against_trl(ours, dtype, repeats))
         del ours, plain
     own, peer = (_peak(name) for name in ("ours", "plain"))
-    note = "resident set of a process that makes two steps, the model included, bfloat16"
+    note = "resident set of a process that makes a step, the model included, bfloat16"
     found.append(Finding("peak memory of a step", "GB", own, peer, peer / own, peer / own, peer / own, 2.0, 1, note))
     return found
 
