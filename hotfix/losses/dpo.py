@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from hotfix.errors import ConfigError
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
-from hotfix.losses.sequences import PairSide, example_ids, mean_by_example, sum_by_example
+from hotfix.losses.sequences import PairSide, by_pair
 from hotfix.types import TokenScope
 
 __all__ = ["DPO", "dpo"]
@@ -64,11 +66,8 @@ class DPO(LossTerm):
 
     def forward(self, passes: Passes) -> Tensor:
         """Return the mean over the step's pairs."""
-        pairs = example_ids(*(passes.rows(side, self.scope) for side in ("fixed", "buggy")))
-        fixed, buggy = self._log_ratios(passes, "fixed", pairs), self._log_ratios(passes, "buggy", pairs)
+        fixed, buggy = by_pair(passes, self.scope, partial(self._log_ratios, passes), self.length_normalised)
         return passes.example_mean(dpo(fixed, buggy, self.beta, self.positive))
 
-    def _log_ratios(self, passes: Passes, side: PairSide, pairs: Tensor) -> Tensor:
-        log_ratio = passes.log_probs(side, self.scope) - passes.reference_log_probs(side, self.scope)
-        over_tokens = mean_by_example if self.length_normalised else sum_by_example
-        return over_tokens(log_ratio, passes.rows(side, self.scope), pairs)
+    def _log_ratios(self, passes: Passes, side: PairSide) -> Tensor:
+        return passes.log_probs(side, self.scope) - passes.reference_log_probs(side, self.scope)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["PairSide", "example_ids", "first_of_each", "mean_by_example", "sum_by_example"]
+from hotfix.losses.passes import Passes
+from hotfix.types import TokenScope
+
+__all__ = ["PairSide", "by_pair", "example_ids", "first_of_each", "mean_by_example", "sum_by_example"]
 
 PairSide: TypeAlias = Literal["fixed", "buggy"]
 """A sequence-level mean is over pairs, so retain texts have no place in it."""
@@ -50,3 +54,20 @@ def first_of_each(rows: Tensor) -> Tensor:
     first = torch.ones_like(rows, dtype=torch.bool)
     first[1:] = rows[1:] != rows[:-1]
     return first
+
+
+def by_pair(
+    passes: Passes, scope: TokenScope, value: Callable[[PairSide], Tensor], length_normalised: bool
+) -> tuple[Tensor, Tensor]:
+    """Return a number of each pair's fixed and of its buggy side, 0 for a side without a token in scope: [E] each.
+
+    Args:
+        passes: of the step.
+        scope: which tokens of both sides.
+        value: of each of a side's tokens in scope, [N].
+        length_normalised: take the mean of a side's values, not their sum.
+    """
+    over_tokens = mean_by_example if length_normalised else sum_by_example
+    fixed, buggy = passes.rows("fixed", scope), passes.rows("buggy", scope)
+    pairs = example_ids(fixed, buggy)
+    return over_tokens(value("fixed"), fixed, pairs), over_tokens(value("buggy"), buggy, pairs)

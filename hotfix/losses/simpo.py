@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
-from hotfix.losses.sequences import PairSide, example_ids, mean_by_example, sum_by_example
+from hotfix.losses.sequences import by_pair
 from hotfix.types import TokenScope
 
 __all__ = ["SimPO", "simpo"]
@@ -59,10 +61,6 @@ class SimPO(LossTerm):
 
     def forward(self, passes: Passes) -> Tensor:
         """Return the mean over the step's pairs."""
-        pairs = example_ids(*(passes.rows(side, self.scope) for side in ("fixed", "buggy")))
-        fixed, buggy = self._log_probs(passes, "fixed", pairs), self._log_probs(passes, "buggy", pairs)
+        log_probs = partial(passes.log_probs, scope=self.scope)
+        fixed, buggy = by_pair(passes, self.scope, log_probs, self.length_normalised)
         return passes.example_mean(simpo(fixed, buggy, self.beta, self.gamma))
-
-    def _log_probs(self, passes: Passes, side: PairSide, pairs: Tensor) -> Tensor:
-        over_tokens = mean_by_example if self.length_normalised else sum_by_example
-        return over_tokens(passes.log_probs(side, self.scope), passes.rows(side, self.scope), pairs)
