@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from apart import apart
 from side_by_side import Finding
 
 from hotfix.models.packaged import cache_folder
@@ -46,11 +45,8 @@ def _measured(folder: Path, count: int) -> tuple[float, float]:
     cache.mkdir(exist_ok=True)
     if not (cache / "models").exists():
         (cache / "models").symlink_to(cache_folder() / "models")
-    environment = {**os.environ, "HOTFIX_CACHE": str(cache)}
-    command = [sys.executable, str(Path(__file__)), str(path)]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1]), time.perf_counter() - start
+    return apart(__file__, str(path), HOTFIX_CACHE=str(cache)), time.perf_counter() - start
 
 
 def _load(path: Path) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-from pathlib import Path
+from typing import Literal, get_args
 
+from apart import apart
 from side_by_side import Finding
 
 __all__ = ["run"]
 
+_Layout = Literal["packed", "padded"]
 _LENGTHS = (128, 512, 1024)
 _BATCHES = (2, 8)
 
@@ -20,7 +21,7 @@ def run(repeats: int) -> list[Finding]:
     found = []
     for length in _LENGTHS:
         for batch in _BATCHES:
-            ours, padded = (_measured(layout, length, batch) for layout in ("packed", "padded"))
+            ours, padded = (_measured(layout, length, batch) for layout in get_args(_Layout))
             ratio = padded / ours
             name = f"memory of a step, {length} tokens, {batch} pairs"
             note = "above the model's own, learn + unlearn + retain, LoRA on all linear layers, bfloat16"
@@ -28,14 +29,11 @@ def run(repeats: int) -> list[Finding]:
     return found
 
 
-def _measured(layout: str, length: int, batch: int) -> float:
-    options = ["--layout", layout, "--length", str(length), "--batch", str(batch)]
-    here = Path(__file__)
-    done = subprocess.run([sys.executable, here, *options], capture_output=True, text=True, check=True, timeout=900)
-    return float(done.stdout.split()[-1])
+def _measured(layout: _Layout, length: int, batch: int) -> float:
+    return apart(__file__, "--layout", layout, "--length", str(length), "--batch", str(batch))
 
 
-def _step(layout: str, length: int, batch: int) -> float:
+def _step(layout: _Layout, length: int, batch: int) -> float:
     """Make two steps; return how much the resident set grew over that with model and optimizer, in GB."""
     import torch
 
@@ -68,7 +66,7 @@ def _step(layout: str, length: int, batch: int) -> float:
     reset_peak_resident()
     before = peak_resident()
     for _ in range(2):
-        passes = ModelPasses(model, pack(pairs, layout="packed" if layout == "packed" else "padded"), adapter.reference)
+        passes = ModelPasses(model, pack(pairs, layout=layout), adapter.reference)
         objective(passes)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -77,7 +75,7 @@ def _step(layout: str, length: int, batch: int) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--layout")
+    parser.add_argument("--layout", choices=get_args(_Layout))
     parser.add_argument("--length", type=int)
     parser.add_argument("--batch", type=int)
     given = parser.parse_args()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from itertools import cycle
-from pathlib import Path
 from typing import cast
 
 import torch
+from apart import apart
 from peft import PeftModel
 from side_by_side import Finding, compare, seconds, timed
 from torch import Tensor
@@ -27,6 +24,7 @@ from hotfix.data.packing import Batch
 from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
 from hotfix.losses.base_states import BaseStates
 from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
+from hotfix.models.peak_memory import peak_resident
 
 __all__ = ["run"]
 
@@ -34,7 +32,6 @@ _MODEL = "smollm2-135m"
 _PAIRS = 256
 _BATCH = 8
 _LENGTH = 512
-_STEPS = 1
 _WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
 
 
@@ -48,18 +45,18 @@ def run(repeats: int) -> list[Finding]:
         found.append(
             compare(
                 f"steps against three padded passes, {dtype}",
-                ours.steps,
-                plain.steps,
+                ours.step,
+                plain.step,
                 target=8.0,
                 repeats=repeats,
-                amount=_BATCH * _STEPS,
+                amount=_BATCH,
                 unit="pairs/s",
                 note=note,
             )
         )
         found.append(_against_trl(ours, dtype, repeats))
         del ours, plain
-    own, peer = (_peak(name) for name in ("ours", "plain"))
+    own, peer = (apart(__file__, side) for side in ("ours", "plain"))
     note = "resident set of a process that makes a step, the model included, bfloat16"
     found.append(Finding("peak memory of a step", "GB", own, peer, peer / own, peer / own, peer / own, 2.0, 1, note))
     return found
@@ -145,11 +142,6 @@ class _Side:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def steps(self) -> None:
-        """Make some."""
-        for _ in range(_STEPS):
-            self.step()
-
 
 class _Ours(_Side):
     def __init__(self, dtype: Dtype) -> None:
@@ -216,16 +208,11 @@ def _check(ours: _Ours, plain: _Plain) -> str:
     return f"; losses equal ({own:.6f} and {other:.6f})"
 
 
-def _peak(which: str) -> float:
-    """Peak resident set of a process that makes its steps, in GB."""
-    here = Path(__file__).parent
-    code = f"import training; training.{'_Ours' if which == 'ours' else '_Plain'}('bfloat16').steps(); " + (
-        "from hotfix.models.peak_memory import peak_resident; print('peak', int(peak_resident()))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(here)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=900
-    )
-    found = re.search(r"peak (\d+)", done.stdout)
-    assert found
-    return int(found[1]) / 1024**3
+def _peak(side: type[_Side]) -> float:
+    """Return the peak resident set of this process, in GB, behind a step."""
+    side("bfloat16").step()
+    return peak_resident() / 1024**3
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{_peak({'ours': _Ours, 'plain': _Plain}[sys.argv[1]])}\n")

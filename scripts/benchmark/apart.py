@@ -1,0 +1,32 @@
+"""Memory is measured in processes of their own: what an earlier part of the benchmark took doesn't count."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["PATIENCE", "apart"]
+
+PATIENCE = 900.0
+
+
+def apart(script: str, *options: str, **environment: str) -> float:
+    """Return the number that a script ends with.
+
+    Args:
+        script: its `__file__`.
+        options: of its command line.
+        environment: set for it.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
+    command = [sys.executable, str(Path(script)), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=PATIENCE, env={**os.environ, **environment}
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
