@@ -22,8 +22,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
     monkeypatch.chdir(ROOT)
     yield
-    for name in ("side_by_side", "sandbox", "sampling", "start_up", "training", "memory", "many_pairs", "work"):
-        sys.modules.pop(name, None)
+    for file in (ROOT / "scripts" / "benchmark").glob("[!_]*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 @pytest.mark.usefixtures("bench")
@@ -128,3 +128,25 @@ def test_memory_is_told_for_each_length_and_batch(monkeypatch: pytest.MonkeyPatc
     assert len(found) == 6
     assert {one.ratio for one in found} == {3.0}
     assert len({one.name for one in found}) == 6
+
+
+@pytest.mark.usefixtures("bench")
+def test_two_processes_that_take_as_long_as_one_do_twice_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "_seconds", {1: 10.0, 2: 12.5}.__getitem__)
+    [found] = scaling.run(3)
+    assert found.ratio == pytest.approx(1.6)
+    assert found.ours == pytest.approx(2 * 8 * 10 / 12.5)
+    assert found.peer == pytest.approx(8 * 10 / 10.0)
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
+    apart = importlib.import_module("apart")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\nprint('words and', os.environ['AMOUNT'])\nif sys.argv[1:]:\n    sys.exit('no room')\n"
+    )
+    assert apart.apart(str(script), AMOUNT="2.5") == 2.5
+    with pytest.raises(SystemExit, match=r"script\.py now ended with 1:\nno room"):
+        apart.apart(str(script), "now", AMOUNT="2.5")
