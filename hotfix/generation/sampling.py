@@ -16,6 +16,7 @@ from hotfix.generation.attention import shared_heads
 from hotfix.generation.branching import num_virtual_tokens
 from hotfix.generation.config import SamplingConfig
 from hotfix.generation.decoding import Decoder, Progress, Row, plan_groups
+from hotfix.generation.head import contiguous_states
 from hotfix.generation.stopping import Completion, Ending, StopCriterion
 from hotfix.models.modes import evaluating
 from hotfix.models.states import plain_model
@@ -75,7 +76,8 @@ def sample(
         range(len(prompts)) if prompt_indices is None else prompt_indices,
         lambda ended: None if progress is None or not ended else progress(ended * copies),
     )
-    with evaluating(model), shared_heads(plain_model(model)), torch.inference_mode():
+    plain = plain_model(model)
+    with evaluating(model), shared_heads(plain), contiguous_states(plain), torch.inference_mode():
         completions: dict[Row, Completion] = {}
         for row, completion in (pair for group in groups for pair in decoder.group(group)):
             completions[row] = completion
