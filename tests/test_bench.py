@@ -147,6 +147,6 @@ def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys\nprint('words and', os.environ['AMOUNT'])\nif sys.argv[1:]:\n    sys.exit('no room')\n"
     )
-    assert apart.apart(str(script), AMOUNT="2.5") == 2.5
+    assert apart.apart(str(script), AMOUNT="2.5") == "words and 2.5"
     with pytest.raises(SystemExit, match=r"script\.py now ended with 1:\nno room"):
         apart.apart(str(script), "now", AMOUNT="2.5")

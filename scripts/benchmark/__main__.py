@@ -29,10 +29,15 @@ def main() -> None:
     found: list[Finding] = []
     for part in options.only:
         console.print(f"{part} ...")
-        found += importlib.import_module(part).run(options.repeats)
-    console.print(_table(found))
-    if options.json:
-        options.json.write_text(json.dumps({"machine": _machine(), "findings": [f.as_json() for f in found]}, indent=2))
+        own = importlib.import_module(part).run(options.repeats)
+        found += own
+        # What is known by now isn't lost with a part that fails.
+        console.print(_table(own))
+        if options.json:
+            written = {"machine": _machine(), "findings": [f.as_json() for f in found]}
+            options.json.write_text(json.dumps(written, indent=2))
+    if len(options.only) > 1:
+        console.print(_table(found))
     missed = [f.name for f in found if not f.met]
     console.print(f"{len(found) - len(missed)} of {len(found)} targets met" + "".join(f"; missed: {m}" for m in missed))
     sys.exit(bool(missed))

@@ -46,7 +46,7 @@ def _measured(folder: Path, count: int) -> tuple[float, float]:
     if not (cache / "models").exists():
         (cache / "models").symlink_to(cache_folder() / "models")
     start = time.perf_counter()
-    return apart(__file__, str(path), HOTFIX_CACHE=str(cache)), time.perf_counter() - start
+    return float(apart(__file__, str(path), HOTFIX_CACHE=str(cache))), time.perf_counter() - start
 
 
 def _load(path: Path) -> float:

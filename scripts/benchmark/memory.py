@@ -30,7 +30,7 @@ def run(repeats: int) -> list[Finding]:
 
 
 def _measured(layout: _Layout, length: int, batch: int) -> float:
-    return apart(__file__, "--layout", layout, "--length", str(length), "--batch", str(batch))
+    return float(apart(__file__, "--layout", layout, "--length", str(length), "--batch", str(batch)))
 
 
 def _step(layout: _Layout, length: int, batch: int) -> float:

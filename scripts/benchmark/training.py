@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from itertools import cycle
-from typing import cast
 
 import torch
 from apart import apart
 from peft import PeftModel
-from side_by_side import Finding, compare, seconds, timed
+from side_by_side import Finding, alternate, seconds, timed
 from torch import Tensor
 from work import code_pairs, encoded
 
@@ -30,44 +30,50 @@ __all__ = ["run"]
 
 _MODEL = "smollm2-135m"
 _PAIRS = 256
-_BATCH = 8
+# Pairs of a step; the padded passes of eight in float32 take more than 20 GB.
+_BATCHES: dict[Dtype, int] = {"bfloat16": 8, "float32": 4}
 _LENGTH = 512
 _WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
 
 
 def run(repeats: int) -> list[Finding]:
-    """Time both in bfloat16 and float32, and compare the memory that each takes by itself."""
-    found = []
-    for dtype in ("bfloat16", "float32"):
-        ours, plain = _Ours(dtype), _Plain(dtype)
-        check = _check(ours, plain) if dtype == "float32" else ""
-        note = f"batch {_BATCH}, learn + unlearn + retain, LoRA on all linear layers{check}"
-        found.append(
-            compare(
-                f"steps against three padded passes, {dtype}",
-                ours.step,
-                plain.step,
-                target=8.0,
-                repeats=repeats,
-                amount=_BATCH,
-                unit="pairs/s",
-                note=note,
-            )
-        )
-        found.append(_against_trl(ours, dtype, repeats))
-        del ours, plain
-    own, peer = (apart(__file__, side) for side in ("ours", "plain"))
+    """Time both in bfloat16 and float32, each in a process of its own, and compare the memory that each takes."""
+    found = [_timed(peer, dtype, repeats) for dtype in _BATCHES for peer in ("plain", "trl")]
+    own, other = (float(apart(__file__, "memory", side)) for side in ("ours", "plain"))
     note = "resident set of a process that makes a step, the model included, bfloat16"
-    found.append(Finding("peak memory of a step", "GB", own, peer, peer / own, peer / own, peer / own, 2.0, 1, note))
-    return found
+    ratio = other / own
+    return [*found, Finding("peak memory of a step", "GB", own, other, ratio, ratio, ratio, 2.0, 1, note)]
 
 
-def _against_trl(ours: _Ours, dtype: str, repeats: int) -> Finding:
+def _timed(peer: str, dtype: Dtype, repeats: int) -> Finding:
+    name, target, work = {
+        "plain": ("steps against three padded passes", 8.0, "learn + unlearn + retain, LoRA on all linear layers"),
+        "trl": (
+            "steps against TRL's DPOTrainer",
+            6.0,
+            "adapter as reference, reference log-probs precomputed; ours holds the KL to the base as well",
+        ),
+    }[peer]
+    told = json.loads(apart(__file__, "time", peer, dtype, str(repeats)))
+    batch = _BATCHES[dtype]
+    note = f"batch {batch}, {work}{told['check']}"
+    return timed(f"{name}, {dtype}", told["times"], target=target, amount=batch, unit="pairs/s", note=note)
+
+
+def _against_plain(dtype: Dtype, repeats: int) -> tuple[list[tuple[float, float]], str]:
+    """Time three padded passes and ours in turn; in float32 the losses have to be the same."""
+    ours, plain = _Ours(dtype), _Plain(dtype)
+    check = _check(ours, plain) if dtype == "float32" else ""
+    return alternate(ours.step, plain.step, repeats), check
+
+
+def _against_trl(dtype: Dtype, repeats: int) -> tuple[list[tuple[float, float]], str]:
     """Time TRL's DPOTrainer, and our steps between its own."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
+    ours, side, batch = _Ours(dtype), _Side(dtype), _BATCHES[dtype]
     times: list[tuple[float, float]] = []
 
     class Between(TrainerCallback):
@@ -82,17 +88,16 @@ def _against_trl(ours: _Ours, dtype: str, repeats: int) -> Finding:
             theirs = time.perf_counter() - self.started
             times.append((seconds(ours.step), theirs))
 
-    side = _Side(cast("Dtype", dtype))
     tokenizer = load_tokenizer(_MODEL)
     rows = [{"prompt": p.prefix, "chosen": p.fixed, "rejected": p.buggy} for p in code_pairs(tokenizer, _PAIRS)]
     with tempfile.TemporaryDirectory() as folder:
         settings = DPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=_BATCH,
+            per_device_train_batch_size=batch,
             max_steps=1 + repeats,
             max_length=_LENGTH,
             precompute_ref_log_probs=True,
-            precompute_ref_batch_size=_BATCH,
+            precompute_ref_batch_size=batch,
             gradient_checkpointing=False,
             bf16=dtype == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
@@ -101,14 +106,12 @@ def _against_trl(ours: _Ours, dtype: str, repeats: int) -> Finding:
             save_strategy="no",
             disable_tqdm=True,
         )
-        data = Dataset.from_list(rows[: _BATCH * (1 + repeats)])
+        data = Dataset.from_list(rows[: batch * (1 + repeats)])
         trainer = DPOTrainer(
             model=side.model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[Between()]
         )
         trainer.train()
-    note = "adapter as reference, reference log-probs precomputed; ours holds the KL to the base as well"
-    name = f"steps against TRL's DPOTrainer, {dtype}"
-    return timed(name, times[1:], target=6.0, amount=_BATCH, unit="pairs/s", note=note)
+    return times[1:], ""
 
 
 class _Side:
@@ -131,7 +134,7 @@ class _Side:
                     weight.normal_(0, 0.01, generator=draw)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        self.batches: Iterator[Batch] = cycle(list(PairLoader(self.pairs, [], _BATCH)))
+        self.batches: Iterator[Batch] = cycle(list(PairLoader(self.pairs, [], _BATCHES[dtype])))
 
     def loss(self, batch: Batch) -> Tensor:
         raise NotImplementedError
@@ -214,5 +217,13 @@ def _peak(side: type[_Side]) -> float:
     return peak_resident() / 1024**3
 
 
+def _main(what: str, which: str, dtype: Dtype = "bfloat16", repeats: str = "1") -> str:
+    """Measure one thing, and tell it in a line."""
+    if what == "memory":
+        return str(_peak({"ours": _Ours, "plain": _Plain}[which]))
+    times, check = {"plain": _against_plain, "trl": _against_trl}[which](dtype, int(repeats))
+    return json.dumps({"times": times, "check": check})
+
+
 if __name__ == "__main__":
-    sys.stdout.write(f"{_peak({'ours': _Ours, 'plain': _Plain}[sys.argv[1]])}\n")
+    sys.stdout.write(f"{_main(*sys.argv[1:])}\n")  # type: ignore[arg-type]
