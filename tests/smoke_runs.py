@@ -65,10 +65,10 @@ def run_here(words: Sequence[str], cache: Path) -> None:
         os.chdir(before)
 
 
-def spawn(words: Sequence[str], cache: Path, **variables: str) -> subprocess.Popen[str]:
+def spawn(words: Sequence[str], cache: Path, launcher: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
     """Start a command in a process group of its own, so that a signal reaches nobody else."""
     return subprocess.Popen(
-        [sys.executable, "-m", "hotfix", *words],
+        [sys.executable, *launcher, "-m", "hotfix", *words],
         cwd=ROOT,
         env=environment(cache, **variables),
         stdout=subprocess.PIPE,

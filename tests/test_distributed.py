@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from smoke_runs import ROOT, arguments, finish, fit, numbers, results, spawn
+from smoke_runs import NO_MEASURE, ROOT, arguments, finish, fit, numbers, results, spawn
 
 _OVERLAY = str(ROOT / "configs" / "overlay" / "ddp.yaml")
 _STEPS = 12
+_NOTE = ("--trainer.callbacks+", '{"class_path": "small_callbacks.RankNote"}')
 # Which tokens stand for all depends on the micro-batch, by design; all of them do not.
 _WORDS = (
     *("--trainer.max_steps", str(_STEPS)),
@@ -20,7 +21,7 @@ _WORDS = (
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     # Caches of their own: the base has to be measured by both processes, too.
-    words = [*_WORDS, "--config", _OVERLAY, "--trainer.callbacks+", '{"class_path": "small_callbacks.RankNote"}']
+    words = [*_WORDS, "--config", _OVERLAY, *_NOTE]
     process = spawn(arguments(tmp_path / "two", *words), tmp_path / "cache", PYTHONPATH=str(ROOT / "tests"))
     expected = fit(tmp_path / "one", *_WORDS)
     output = finish(process)
@@ -40,3 +41,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         difference = (weights[0][name] - weight).abs()
         assert difference.mean() < 1e-4
         assert torch.isfinite(difference).all()
+
+
+def test_torchrun_may_start_them(tmp_path: Path) -> None:
+    words = arguments(tmp_path / "run", "--config", _OVERLAY, "--trainer.max_steps", "2", *NO_MEASURE, *_NOTE)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = spawn(words, tmp_path / "cache", launcher, PYTHONPATH=str(ROOT / "tests"))
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert all((tmp_path / "run" / f"rank-{rank}-of-2").is_file() for rank in range(2))
+    assert results(tmp_path / "run")["train"]["steps"] == 2
