@@ -124,7 +124,7 @@ def test_memory_is_told_for_each_length_and_batch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         memory, "_measured", lambda layout, length, batch: length * batch * (3.0 if layout == "padded" else 1.0)
     )
-    found = memory.run(1)
+    found = list(memory.run(1))
     assert len(found) == 6
     assert {one.ratio for one in found} == {3.0}
     assert len({one.name for one in found}) == 6

@@ -29,15 +29,13 @@ def main() -> None:
     found: list[Finding] = []
     for part in options.only:
         console.print(f"{part} ...")
-        own = importlib.import_module(part).run(options.repeats)
-        found += own
-        # What is known by now isn't lost with a part that fails.
-        console.print(_table(own))
-        if options.json:
-            written = {"machine": _machine(), "findings": [f.as_json() for f in found]}
-            options.json.write_text(json.dumps(written, indent=2))
-    if len(options.only) > 1:
-        console.print(_table(found))
+        for one in importlib.import_module(part).run(options.repeats):
+            found.append(one)
+            # What is known by now isn't lost with a part that fails.
+            console.print(f"  {one.name}: {_ratio(one)}")
+            if options.json:
+                options.json.write_text(_json(found))
+    console.print(_table(found))
     missed = [f.name for f in found if not f.met]
     console.print(f"{len(found) - len(missed)} of {len(found)} targets met" + "".join(f"; missed: {m}" for m in missed))
     sys.exit(bool(missed))
@@ -50,9 +48,16 @@ def _table(found: list[Finding]) -> Table:
     for one in found:
         peer = "-" if one.peer is None else f"{one.peer:.3g} {one.unit}"
         target = "-" if one.target is None else f"{one.target:g} {'met' if one.met else 'MISSED'}"
-        ratio = f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}]"
-        table.add_row(one.name, f"{one.ours:.3g} {one.unit}", peer, ratio, target, one.note)
+        table.add_row(one.name, f"{one.ours:.3g} {one.unit}", peer, _ratio(one), target, one.note)
     return table
+
+
+def _ratio(one: Finding) -> str:
+    return f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
+def _json(found: list[Finding]) -> str:
+    return json.dumps({"machine": _machine(), "findings": [one.as_json() for one in found]}, indent=2)
 
 
 def _machine() -> dict[str, object]:

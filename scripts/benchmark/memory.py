@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from apart import apart
@@ -16,17 +17,15 @@ _LENGTHS = (128, 512, 1024)
 _BATCHES = (2, 8)
 
 
-def run(repeats: int) -> list[Finding]:
+def run(repeats: int) -> Iterator[Finding]:
     """Measure both; memory doesn't vary as time does, so once."""
-    found = []
     for length in _LENGTHS:
         for batch in _BATCHES:
             ours, padded = (_measured(layout, length, batch) for layout in get_args(_Layout))
             ratio = padded / ours
             name = f"memory of a step, {length} tokens, {batch} pairs"
             note = "above the model's own, learn + unlearn + retain, LoRA on all linear layers, bfloat16"
-            found.append(Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, note))
-    return found
+            yield Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, note)
 
 
 def _measured(layout: _Layout, length: int, batch: int) -> float:

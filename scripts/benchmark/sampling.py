@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from side_by_side import Finding, compare
 from transformers import PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ _PAIRS = 16
 _MODEL = "smollm2-135m"
 
 
-def run(repeats: int) -> list[Finding]:
+def run(repeats: int) -> Iterator[Finding]:
     """Time both."""
     model, tokenizer = load_causal_lm(_MODEL).eval(), load_tokenizer(_MODEL)
     prompts = _prompts(tokenizer)
@@ -57,7 +59,7 @@ def run(repeats: int) -> list[Finding]:
         )
 
     note = f"{_SAMPLES} samples of one statement, at most {_NEW} tokens, behind {_PROMPTS} prompts of {_PROMPT}"
-    drawn = compare(
+    yield compare(
         "sampling against generate",
         ours,
         peer,
@@ -67,7 +69,7 @@ def run(repeats: int) -> list[Finding]:
         unit="samples/s",
         note=note,
     )
-    return [drawn, _probabilities(model, tokenizer, repeats)]
+    yield _probabilities(model, tokenizer, repeats)
 
 
 def _probabilities(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, repeats: int) -> Finding:

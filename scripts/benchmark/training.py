@@ -36,13 +36,13 @@ _LENGTH = 512
 _WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
 
 
-def run(repeats: int) -> list[Finding]:
+def run(repeats: int) -> Iterator[Finding]:
     """Time both in bfloat16 and float32, each in a process of its own, and compare the memory that each takes."""
-    found = [_timed(peer, dtype, repeats) for dtype in _BATCHES for peer in ("plain", "trl")]
+    yield from (_timed(peer, dtype, repeats) for dtype in _BATCHES for peer in ("plain", "trl"))
     own, other = (float(apart(__file__, "memory", side)) for side in ("ours", "plain"))
     note = "resident set of a process that makes a step, the model included, bfloat16"
     ratio = other / own
-    return [*found, Finding("peak memory of a step", "GB", own, other, ratio, ratio, ratio, 2.0, 1, note)]
+    yield Finding("peak memory of a step", "GB", own, other, ratio, ratio, ratio, 2.0, 1, note)
 
 
 def _timed(peer: str, dtype: Dtype, repeats: int) -> Finding:
