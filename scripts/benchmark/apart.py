@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-__all__ = ["PATIENCE", "apart"]
+__all__ = ["apart", "printed"]
 
-PATIENCE = 1_800.0
+_PATIENCE = 1_800.0
 
 
 def apart(script: str, *options: str, **environment: str) -> str:
@@ -23,10 +23,18 @@ def apart(script: str, *options: str, **environment: str) -> str:
     Raises:
         SystemExit: it failed; with what it said.
     """
-    command = [sys.executable, str(Path(script)), *options]
+    return printed([sys.executable, script, *options], **environment).splitlines()[-1]
+
+
+def printed(command: Sequence[str], **environment: str) -> str:
+    """Return what a command prints.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=PATIENCE, env={**os.environ, **environment}
+        command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env={**os.environ, **environment}
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout.splitlines()[-1]
+    return done.stdout

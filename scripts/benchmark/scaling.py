@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from apart import PATIENCE
+from apart import printed
 from side_by_side import Finding, timed
 
 __all__ = ["run"]
@@ -39,15 +37,6 @@ def _seconds(processes: int) -> float:
         ddp = ["--config", "configs/overlay/ddp.yaml"] if processes > 1 else []
         words = [str(word) for option in options.items() for word in option]
         command = [sys.executable, "-m", "hotfix", "fit", "--config", "configs/lora.yaml"]
-        done = subprocess.run(
-            [*command, *ddp, *words, *_UNMEASURED],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        if done.returncode:
-            raise SystemExit(f"scaling: {done.stderr[-2000:]}")
+        printed([*command, *ddp, *words, *_UNMEASURED], OMP_NUM_THREADS="1")
         seconds: float = json.loads(Path(folder, "results.json").read_text())["train"]["seconds"]
         return seconds

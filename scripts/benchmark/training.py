@@ -167,16 +167,20 @@ class _Ours(_Side):
 class _Plain(_Side):
     """What a notebook does: both sides padded to one length, all logits, the reference by a third pass."""
 
-    precision = torch.float32  # of log-probs
+    def loss(self, batch: Batch, precision: torch.dtype = torch.float32) -> Tensor:
+        """Return the loss, with log-probs of some precision."""
 
-    def loss(self, batch: Batch) -> Tensor:
+        def log_probs(rows: dict[str, Tensor]) -> Tensor:
+            found: Tensor = self.model(**rows).logits.to(precision).log_softmax(-1)
+            return found
+
         pairs = [self.pairs[i] for i in batch.places["pairs"]]
         fixed, fixed_edited = _padded(pairs, "fixed")
         buggy, buggy_edited = _padded(pairs, "buggy")
         with torch.autocast("cpu", torch.bfloat16, enabled=self.base.dtype == torch.bfloat16):
             with torch.no_grad(), self.adapter.reference(self.model):
-                reference = self._log_probs(fixed)
-            policy, other = self._log_probs(fixed), self._log_probs(buggy)
+                reference = log_probs(fixed)
+            policy, other = log_probs(fixed), log_probs(buggy)
         learn = -_picked(policy, fixed["input_ids"])[fixed_edited[:, 1:]].mean()
         first = buggy_edited & (buggy_edited.cumsum(1) == 1)
         unlearn = -torch.log1p(-_picked(other, buggy["input_ids"])[first[:, 1:]].exp()).mean()
@@ -184,10 +188,6 @@ class _Plain(_Side):
         kl = (reference.exp() * (reference - policy)).sum(-1)[:, :-1][kept].mean()
         total: Tensor = learn + _WEIGHTS["unlearn"] * unlearn + _WEIGHTS["retain"] * kl
         return total
-
-    def _log_probs(self, rows: dict[str, Tensor]) -> Tensor:
-        found: Tensor = self.model(**rows).logits.to(self.precision).log_softmax(-1)
-        return found
 
 
 def _padded(pairs: list[EncodedPair], side: str) -> tuple[dict[str, Tensor], Tensor]:
@@ -210,10 +210,8 @@ def _check(ours: _Ours, plain: _Plain) -> str:
     """Both compute the same loss before the first step."""
     batch = next(ours.batches)
     # A small divergence is the difference of large numbers: in float32 the padded one has four digits, ours six.
-    plain.precision = torch.float64
     with torch.no_grad():
-        own, other = ours.loss(batch).item(), plain.loss(batch).item()
-    plain.precision = torch.float32
+        own, other = ours.loss(batch).item(), plain.loss(batch, torch.float64).item()
     if abs(own - other) > 1e-5 * max(1.0, abs(other)):
         raise SystemExit(f"training: the losses differ: ours {own:.7g}, padded {other:.7g}")
     return f"; losses equal ({own:.6f} and {other:.6f})"
