@@ -36,6 +36,7 @@ class AGRACE(MemoryEditor):
             not relative.
         start: `warm` begins with that output, `cold` with numbers drawn from [0, 1), as published.
         enough: stop when every target token is the likeliest and their mean loss is below this, in nats a token.
+        together: how many values are searched in one pass, at most. Published: 1.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class AGRACE(MemoryEditor):
         learning_rate: float = 1.0,
         start: Literal["warm", "cold"] = "warm",
         enough: float = 0.05,
+        together: int = 16,
     ) -> None:
-        super().__init__(block, steps, learning_rate, start, enough)
+        super().__init__(block, steps, learning_rate, start, enough, together)
         self.pool = pool
         self.encodes = encodes
         self.contrast = contrast or Contrast()

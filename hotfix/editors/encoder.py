@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.data.packing import pack_texts
-from hotfix.editors.memory import watched
+from hotfix.editors.codebook_values import watched
 from hotfix.errors import ConfigError
 from hotfix.functional import generalised_eigenvectors
 from hotfix.models.fingerprint import fingerprint

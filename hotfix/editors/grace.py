@@ -32,6 +32,7 @@ class GRACE(MemoryEditor):
             not relative.
         start: `warm` begins with that output, `cold` with numbers drawn from [0, 1), as published.
         enough: stop when every target token is the likeliest and their mean loss is below this, in nats a token.
+        together: how many values are searched in one pass, at most. Published: 1.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class GRACE(MemoryEditor):
         learning_rate: float = 1.0,
         start: Literal["warm", "cold"] = "warm",
         enough: float = 0.05,
+        together: int = 16,
     ) -> None:
         if radius <= 0:
             raise ConfigError(f"editor.init_args.radius is {radius}, expected more than 0")
-        super().__init__(block, steps, learning_rate, start, enough)
+        super().__init__(block, steps, learning_rate, start, enough, together)
         self.radius = radius
         self.relative = relative
 

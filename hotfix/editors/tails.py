@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,12 @@ class Tails(NamedTuple):
     mask: Tensor
     cache: DynamicCache
     states: Tensor
+
+    def only(self, rows: Tensor) -> Self:
+        """Return some of the rows, int64."""
+        cache = _with_own_layers(self.cache)
+        cache.batch_select_indices(rows)
+        return type(self)(self.entering[rows], self.position[rows], self.mask[rows], cache, self.states[rows])
 
 
 @torch.no_grad()
@@ -85,9 +91,7 @@ def tails_from(model: PreTrainedModel, rows: TokenRows, start: Tensor, entered: 
 def tail_states(model: PreTrainedModel, tails: Tails, first: int) -> Tensor:
     """Return the last hidden states of the tails, [B, S, D], from block `first` on."""
     decoder = cast("nn.Module", model.get_decoder())
-    # Passes append to a cache, by new tensors.
-    cache = copy.copy(tails.cache)
-    cache.layers = [copy.copy(layer) for layer in tails.cache.layers]
+    cache = _with_own_layers(tails.cache)
     known = "position_ids" in inspect.signature(decoder.forward).parameters
     with own_precision(cast("nn.Module", model)), from_block(model, first, tails.entering):
         output = decoder(
@@ -122,6 +126,13 @@ def from_block(model: PreTrainedModel, first: int, entering: Tensor) -> Iterator
             yield
     finally:
         handle.remove()
+
+
+def _with_own_layers(cache: DynamicCache) -> DynamicCache:
+    """Return a cache of the same tensors: what appends to it or selects from it puts new ones into its own layers."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
 
 
 def _chosen(model: PreTrainedModel, cache: object, past: Tensor) -> DynamicCache:

@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from hotfix.data.edits import EditRequest, encode_request
-from hotfix.editors import FT, GRACE, Editor
+from hotfix.editors import FT, GRACE, Editor, codebook_values
 from hotfix.editors.memory import block_at
+from hotfix.editors.tails import Tails, tail_states
 from hotfix.errors import ConfigError, DataError, PatchError
 from hotfix.generation import greedy
 from hotfix.models.fingerprint import fingerprint
@@ -73,28 +74,67 @@ def test_keys_are_what_enters_the_projection_at_the_prompt_s_end() -> None:
 
 @pytest.mark.parametrize("start", ["warm", "cold"])
 def test_a_value_does_not_depend_on_the_batch(start: str) -> None:
-    together = edited(*ALL, start=start)
+    in_turn, together = edited(*ALL, start=start, together=1), edited(*ALL, start=start)
     for row, request in enumerate(ALL):
         alone = edited(request, start=start)
-        assert torch.equal(together.entries.values[row], alone.entries.values[0])
+        assert torch.equal(in_turn.entries.values[row], alone.entries.values[0])
+        torch.testing.assert_close(together.entries.values[row], alone.entries.values[0], rtol=1e-3, atol=1e-5)
         assert torch.equal(together.entries.keys[row], alone.entries.keys[0])
 
 
-def test_one_after_the_other_is_all_at_once() -> None:
+@pytest.mark.parametrize("together", [1, 2, 16])
+def test_one_after_the_other_is_all_at_once(together: int) -> None:
     step: Codebook | None = None
     for request in ALL:
         step = editor().compute(tiny_model(), TOKENIZER, [request], previous=step)
     assert step is not None
-    at_once = edited(*ALL)
+    at_once = edited(*ALL, together=together)
     assert step.entries.edits == at_once.entries.edits
-    for name in ("keys", "values", "radii"):
+    for name in ("keys", "radii"):
         assert torch.equal(getattr(step.entries, name), getattr(at_once.entries, name))
+    torch.testing.assert_close(step.entries.values, at_once.entries.values, rtol=1e-3, atol=1e-5)
+    assert together > 1 or torch.equal(step.entries.values, at_once.entries.values)
+
+
+def test_a_row_in_which_another_edit_fires_waits_for_its_value() -> None:
+    # The later prompts begin with the first one, so its value stands in their rows.
+    later = [EditRequest("4", TWO.prompt + "5; y = ", "6"), EditRequest("5", TWO.prompt + "7; z = ", "8")]
+    book = edited(TWO, ONE, *later)
+    in_turn = edited(TWO, ONE, *later, together=1)
+    torch.testing.assert_close(book.entries.values, in_turn.entries.values, rtol=1e-3, atol=1e-5)
+    for row, request in enumerate(later, start=2):
+        alone = edited(request).entries.values[0]
+        assert float((book.entries.values[row] - alone).norm() / alone.norm()) > 0.01
+    model = tiny_model()
+    with worn(book, model):
+        assert answers(model, [TWO, ONE, *later]) == [True] * 4
+
+
+def test_values_are_left_when_they_are_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(model: PreTrainedModel, tails: Tails, first: int) -> torch.Tensor:
+        sizes.append(len(tails.entering))
+        return tail_states(model, tails, first)
+
+    monkeypatch.setattr(codebook_values, "tail_states", watched)
+    # What the model writes already needs one pass only.
+    model = tiny_model()
+    [done] = greedy(model, TOKENIZER, [encode_request(TOKENIZER, TWO).prompt], max_new_tokens=1)
+    easy = EditRequest("0", TWO.prompt, TOKENIZER.decode(done.token_ids))
+    book = edited(easy, ONE, THREE, enough=1e3)
+    assert sizes[0] == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] < 3
+    with worn(book, model):
+        assert answers(model, [easy, ONE, THREE]) == [True] * 3
 
 
 @pytest.mark.parametrize("out", [0, 1, 2])
 def test_taking_one_edit_out_leaves_the_others_bit_for_bit(out: int) -> None:
     rest = [request for i, request in enumerate(ALL) if i != out]
-    left, never = edited(*ALL).without([ALL[out].id]), edited(*rest)
+    # Values that are searched together are the same by rounding only.
+    left, never = edited(*ALL, together=1).without([ALL[out].id]), edited(*rest, together=1)
     assert left.entries.edits == never.entries.edits
     for name in ("keys", "values", "reach", "radii"):
         assert torch.equal(getattr(left.entries, name), getattr(never.entries, name))
@@ -169,6 +209,8 @@ def test_bad_settings_are_refused() -> None:
         GRACE(radius=0)
     with pytest.raises(ConfigError, match="steps is -1"):
         GRACE(steps=-1)
+    with pytest.raises(ConfigError, match="together is 0, expected 1 or more"):
+        GRACE(together=0)
 
 
 def previous_of(kind: str, model: LlamaForCausalLM) -> tuple[Editor, type[Exception], str]:
