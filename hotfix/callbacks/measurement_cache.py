@@ -6,15 +6,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hotfix
 from hotfix.metrics.base import Record
 from hotfix.models.packaged import cache_folder
 from hotfix.report.results import to_json, write_records
 
-__all__ = ["MeasurementCache"]
+__all__ = ["MeasurementCache", "code_digest"]
+
+_PACKAGE = Path(hotfix.__file__).parent
+_MEASURING = ("data", "generation", "models", "sandbox", "tasks")
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +35,12 @@ class MeasurementCache:
         self._folder = folder or cache_folder() / "measurements"
 
     def key(self, parts: Mapping[str, Any]) -> str:
-        """Digest everything the records depend on; the versions of what computes them are added."""
-        content = {**parts, "versions": {name: version(name) for name in ("torch", "transformers")}}
+        """Digest everything the records depend on; what computes them is added."""
+        content = {
+            **parts,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "code": code_digest(),
+        }
         return hashlib.sha256(json.dumps(to_json(content), sort_keys=True, default=repr).encode()).hexdigest()
 
     def read(self, key: str, count: int) -> list[Record] | None:
@@ -53,3 +62,13 @@ class MeasurementCache:
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.jsonl"
+
+
+@cache
+def code_digest() -> str:
+    """Digest the sources of what tasks compute with, so that a record is never read by code that makes another."""
+    digest = hashlib.sha256()
+    for folder in _MEASURING:
+        for path in sorted((_PACKAGE / folder).rglob("*.py")):
+            digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

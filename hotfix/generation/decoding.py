@@ -70,6 +70,7 @@ class Decoder:
         model: the causal language model, in evaluation mode.
         config: how tokens are drawn.
         ending: when a completion ends.
+        begun: tokens that the completions of each prompt begin with; the prompts given to ``group`` end with them.
         seed: of all random numbers.
         prompt_indices: number of each prompt in the random streams.
         progress: is told how many completions have just been ended.
@@ -78,6 +79,7 @@ class Decoder:
     model: nn.Module
     config: SamplingConfig
     ending: Ending
+    begun: Sequence[Sequence[int]]
     seed: int
     prompt_indices: Sequence[int]
     progress: Progress
@@ -90,7 +92,7 @@ class Decoder:
             chunk = origins[start : start + self.config.batch_size]
             last = start + len(chunk) == len(origins)
             branches = select(prompts, [place for place, _ in chunk], reuse=last)
-            yield from self._rows(branches, [Draft(row) for _, row in chunk])
+            yield from self._rows(branches, [Draft(row, list(self.begun[row.prompt])) for _, row in chunk])
 
     def _rows(self, branches: Branches, drafts: list[Draft]) -> Iterator[tuple[Row, Completion]]:
         streams = [
@@ -98,8 +100,9 @@ class Decoder:
             for d in drafts
         ]
         uniforms = torch.stack(streams).to(branches.mask.device)
-        for step in range(self.config.max_new_tokens):
-            drawn = draw_tokens(branches.logits, uniforms[:, step], self.config)
+        while True:
+            place = torch.tensor([[len(draft.token_ids)] for draft in drafts], device=uniforms.device)
+            drawn = draw_tokens(branches.logits, uniforms.gather(1, place)[:, 0], self.config)
             completions = [
                 self._add(draft, token_id, log_prob)
                 for draft, token_id, log_prob in zip(

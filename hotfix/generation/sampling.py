@@ -37,6 +37,7 @@ def sample(
     progress: Progress | None = None,
     prompt_indices: Sequence[int] | None = None,
     ended: Callable[[int, Completion], None] | None = None,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Completion]]:
     """Draws ``config.num_samples`` completions for each prompt, in the order of the prompts.
 
@@ -58,6 +59,8 @@ def sample(
             pass the place in the whole list here, so that results don't depend on how it was shared.
         ended: is given the place of its prompt and each completion as soon as it has ended, those that are the same at
             temperature 0 once.
+        begun: tokens that the completions of each prompt begin with, by default none. They are read with the prompt,
+            have no part in ``log_prob``, and must not meet the stop criterion yet.
 
     Raises:
         ConfigError: the model's context can't hold ``max_new_tokens``.
@@ -66,12 +69,14 @@ def sample(
     """
     copies = config.num_samples if config.temperature == 0 else 1
     distinct = config.num_samples // copies
-    prompts = _fit(model, prompts, config)
-    groups = plan_groups(prompts, distinct, config.batch_size, one_length=num_virtual_tokens(model) > 0)
+    begun = begun or [()] * len(prompts)
+    read = [[*prompt, *own] for prompt, own in zip(_fit(model, prompts, config), begun, strict=True)]
+    groups = plan_groups(read, distinct, config.batch_size, one_length=num_virtual_tokens(model) > 0)
     decoder = Decoder(
         model,
         config,
-        Ending(_decode(tokenizer), _eos_ids(model, tokenizer), stop),
+        _ending(model, tokenizer, stop),
+        begun,
         seed,
         range(len(prompts)) if prompt_indices is None else prompt_indices,
         lambda ended: None if progress is None or not ended else progress(ended * copies),
@@ -96,10 +101,38 @@ def greedy(
     stop: StopCriterion | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> list[Completion]:
-    """Returns the completion of each prompt that takes the likeliest token at every step; see ``sample``."""
+    """Returns the completion of each prompt that takes the likeliest token at every step; see ``sample``.
+
+    Where it is known what the likeliest tokens begin with, from a pass over a text that the model may follow, ``begun``
+    spares writing that again; what comes out is the same. It may reach to the completion's end and beyond.
+    """
     config = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    return [made[0] for made in sample(model, tokenizer, prompts, config, stop=stop, seed=0, progress=progress)]
+    begun = begun or [()] * len(prompts)
+    ending = _ending(model, tokenizer, stop)
+    whole = [_whole(ending, own, max_new_tokens) for own in begun]
+    rest = [place for place, completion in enumerate(whole) if completion is None]
+    if progress:
+        progress(len(prompts) - len(rest))
+    some, starts = [prompts[place] for place in rest], [begun[place] for place in rest]
+    written = iter(sample(model, tokenizer, some, config, stop=stop, seed=0, progress=progress, begun=starts))
+    return [next(written)[0] if completion is None else completion for completion in whole]
+
+
+def _ending(model: nn.Module, tokenizer: PreTrainedTokenizerBase, stop: StopCriterion | None) -> Ending:
+    return Ending(_decode(tokenizer), _eos_ids(model, tokenizer), stop)
+
+
+def _whole(ending: Ending, token_ids: Sequence[int], max_new_tokens: int) -> Completion | None:
+    """Returns the completion that ends within some tokens; None where none does."""
+    for count, token_id in enumerate(token_ids, start=1):
+        if token_id in ending.eos_ids:
+            return Completion(list(token_ids[: count - 1]), 0.0, True)
+        written = list(token_ids[:count])
+        if ending.met(written) or count == max_new_tokens:
+            return Completion(written, 0.0, ending.met(written))
+    return None
 
 
 def _fit(model: nn.Module, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> list[Sequence[int]]:

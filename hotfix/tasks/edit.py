@@ -185,46 +185,49 @@ class EditQuality(Task):
             return self._sampled(subject, items)
         asked: list[_Asked] = [example.payload for _, example in items]
         kept = name in (SPECIFICITY, UNRELATED)
-        earlier = [r["token_ids"] for r in base] if kept and base is not None else None
-        if not kept:
-            written = self._written(subject, asked)
-            scores = self._scores(subject, asked, [a.targets for a in asked], base)
-        elif earlier is None:
-            written = self._written(subject, asked)
+        earlier = None if base is None else [r["token_ids"] for r in base]
+        given = earlier if kept else [a.targets for a in asked]
+        if given is None:
+            written = self._written(subject, asked, [])
             scores = self._scores(subject, asked, [_tokens(row) for row in written], None)
         else:
-            scores = self._scores(subject, asked, earlier, base)
-            written = self._rewritten(subject, asked, earlier, scores)
+            scores = self._scores(subject, asked, given, base)
+            followed = _followed(asked, given, scores)
+            if not kept and earlier is not None:
+                followed = self._further(subject, asked, followed, earlier)
+            written = self._written(subject, asked, followed)
         subject.progress(len(items))
         before: Sequence[Record | None] = base or [None] * len(asked)
         rows = zip(asked, written, scores, before, strict=True)
         return [self._record(subject, kept, *row) for row in rows]
 
-    def _written(self, subject: Subject, asked: Sequence[_Asked]) -> list[list[Continued | None]]:
+    def _written(
+        self, subject: Subject, asked: Sequence[_Asked], followed: Sequence[list[list[int]]]
+    ) -> list[list[Continued | None]]:
+        """Continue each prompt, from what is known to be the beginning."""
         prompts = [prompt for a in asked for prompt in a.prompts]
         settings = [own for a in asked for own in a.settings]
-        return _split(continued(subject, prompts, settings, self._batch_size), asked)
+        begun = [tokens for row in followed for tokens in row]
+        return _split(continued(subject, prompts, settings, self._batch_size, begun), asked)
 
-    def _rewritten(
+    def _further(
         self,
         subject: Subject,
         asked: Sequence[_Asked],
-        base: Sequence[list[list[int]]],
-        scores: Sequence[list[AnswerScores]],
-    ) -> list[list[Continued | None]]:
-        """Continue the prompts behind which the likeliest tokens are no longer the base's; the others it would copy."""
-        flat = [
-            (prompt, own, tokens, score)
-            for a, row, found in zip(asked, base, scores, strict=True)
-            for prompt, own, tokens, score in zip(a.prompts, a.settings, row, found, strict=True)
-        ]
-        # A base that ended early has left a token, its last, to be decided.
-        redo = [i for i, (_, own, tokens, score) in enumerate(flat) if not all(score.hits) or len(tokens) < own[0]]
-        again = continued(subject, [flat[i][0] for i in redo], [flat[i][1] for i in redo], self._batch_size)
-        written: list[Continued | None] = [Continued(tokens, False) for _, _, tokens, _ in flat]
-        for i, made in zip(redo, again, strict=True):
-            written[i] = made
-        return _split(written, asked)
+        followed: Sequence[list[list[int]]],
+        earlier: Sequence[list[list[int]]],
+    ) -> list[list[list[int]]]:
+        """Where the model leaves the answer, it often writes what the base wrote: return the longer of both."""
+        flat = zip(
+            (tokens for row in followed for tokens in row),
+            (tokens for row in earlier for tokens in row),
+            (target for a in asked for target in a.targets),
+            strict=True,
+        )
+        tried = [base if len(own) < len(target) else [] for own, base, target in flat]
+        scores = self._scores(subject, asked, _split(tried, asked), None)
+        both = zip(followed, _followed(asked, _split(tried, asked), scores), strict=True)
+        return [[max(pair, key=len) for pair in zip(*rows, strict=True)] for rows in both]
 
     def _scores(
         self,
@@ -261,7 +264,7 @@ class EditQuality(Task):
             "kl_each": [score.kl for score in scores],
             "broken": [made is None for made in written],
         }
-        return {**record, "token_ids": _tokens(written)} if kept else record
+        return {**record, "token_ids": _tokens(written)}
 
     def _texts(self, subject: Subject, kept: bool, asked: _Asked, written: Sequence[Continued | None]) -> list[str]:
         rows = [(made.token_ids, made.finished) if made else ([], False) for made in written]
@@ -349,6 +352,19 @@ def _split(flat: Sequence[Any], asked: Sequence[_Asked]) -> list[list[Any]]:
     """Put what was computed of all prompts back to their requests."""
     rest = iter(flat)
     return [[next(rest) for _ in a.prompts] for a in asked]
+
+
+def _followed(
+    asked: Sequence[_Asked], given: Sequence[list[list[int]]], scores: Sequence[list[AnswerScores]]
+) -> list[list[list[int]]]:
+    """What the model writes of a text behind each prompt: up to the first token that isn't the likeliest."""
+    found = []
+    for a, texts, row in zip(asked, given, scores, strict=True):
+        # The paper's prompts may have other tokens in front of an answer than alone.
+        same = [prompt == context for prompt, context in zip(a.prompts, a.contexts, strict=True)]
+        counts = [[*score.hits, False].index(False) for score in row]
+        found.append([tokens[: count * own] for tokens, count, own in zip(texts, counts, same, strict=True)])
+    return found
 
 
 def _tokens(written: Iterable[Continued | None]) -> list[list[int]]:

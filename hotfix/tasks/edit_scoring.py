@@ -77,7 +77,11 @@ def answer_scores(
 
 
 def continued(
-    subject: Subject, prompts: Sequence[Sequence[int]], settings: Sequence[tuple[int, int]], batch_size: int
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    settings: Sequence[tuple[int, int]],
+    batch_size: int,
+    begun: Sequence[Sequence[int]] = (),
 ) -> list[Continued | None]:
     """Continue each prompt greedily; None where the model's logits are no numbers.
 
@@ -86,14 +90,18 @@ def continued(
         prompts: token ids.
         settings: of each: the greatest number of tokens, and of lines that aren't blank, 0 for any.
         batch_size: prompts continued together.
+        begun: tokens that each continuation is known to begin with; none by default.
     """
     found: dict[int, Continued | None] = {}
+    begun = begun or [()] * len(prompts)
     for tokens, lines in sorted(set(settings)):
         places = [i for i, own in enumerate(settings) if own == (tokens, lines)]
         stop = StopAfterLines(lines) if lines else None
-        some = [prompts[i] for i in places]
+        some, starts = [prompts[i] for i in places], [begun[i] for i in places]
         try:
-            written = greedy(subject.model, subject.tokenizer, some, tokens, stop=stop, batch_size=batch_size)
+            written = greedy(
+                subject.model, subject.tokenizer, some, tokens, stop=stop, batch_size=batch_size, begun=starts
+            )
         except ModelError as error:
             if "not finite" not in str(error):
                 raise

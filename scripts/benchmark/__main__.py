@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from side_by_side import Finding
 
-_PARTS = ("start_up", "sandbox", "sampling", "training", "scaling", "memory", "many_pairs")
+_PARTS = ("start_up", "sandbox", "sampling", "editing", "training", "scaling", "memory", "many_pairs")
 
 
 def main() -> None:

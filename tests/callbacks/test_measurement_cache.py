@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hotfix.callbacks.measurement_cache import MeasurementCache
+from hotfix.callbacks.measurement_cache import MeasurementCache, code_digest
 
 RECORDS: list[dict[str, Any]] = [{"p": 0.1 + 0.2, "verdicts": ["fixed", "é\n"]}, {"p": 1e-300, "verdicts": []}]
 PARTS = {"base": "abc", "seed": 0, "examples": [["a", ["x", 1]]]}
@@ -42,6 +42,20 @@ def test_the_key_depends_on_the_versions(cache: MeasurementCache, monkeypatch: p
     before = cache.key(PARTS)
     monkeypatch.setattr("hotfix.callbacks.measurement_cache.version", lambda name: "0.0")
     assert cache.key(PARTS) != before
+
+
+def test_the_key_depends_on_the_code_that_measures(
+    cache: MeasurementCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for source in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "hotfix" / "tasks").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hotfix" / "tasks" / "one.py").write_text(source)
+        monkeypatch.setattr("hotfix.callbacks.measurement_cache._PACKAGE", tmp_path / "hotfix")
+        code_digest.cache_clear()
+        keys.append(cache.key(PARTS))
+    code_digest.cache_clear()
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("content", [b'{"p": 0.3', b"\xff\xfe\n{}", b'{"p": 1}\nnot json\n'])

@@ -49,6 +49,40 @@ def test_greedy_samples_are_equal_but_not_the_same_list(llama: Any, tokenizer: A
         assert made[1] == single
 
 
+@pytest.mark.parametrize("stop", [None, StopAfterLines()])
+@pytest.mark.parametrize("eos", [None, 5])
+def test_what_is_begun_is_gone_on_with(
+    model: Any, prompts: list[list[int]], make_tokenizer: Any, stop: StopAfterLines | None, eos: int | None
+) -> None:
+    free = greedy(model, make_tokenizer(), prompts, 9)
+    # The fifth token of the first completion ends it, where anything does.
+    tokenizer = make_tokenizer(eos_token_id=None if eos is None else free[0].token_ids[4])
+    whole = greedy(model, tokenizer, prompts, 9, stop=stop)
+    for lengths in ([0, 1, 2, 3, 4], [9, 0, 5, 7, 9]):
+        begun = [own.token_ids[:length] for own, length in zip(free, lengths, strict=True)]
+        told: list[int] = []
+        found = greedy(model, tokenizer, prompts, 9, stop=stop, batch_size=3, begun=begun, progress=told.append)
+        assert [(c.token_ids, c.finished) for c in found] == [(c.token_ids, c.finished) for c in whole]
+        assert sum(told) == len(prompts)
+
+
+def test_what_is_whole_already_is_not_read(llama: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    whole = greedy(llama, tokenizer, prompts, 9)
+    passes: list[int] = []
+    handle = llama.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = greedy(llama, tokenizer, prompts, 9, begun=[c.token_ids for c in whole])
+    handle.remove()
+    assert [c.token_ids for c in found] == [c.token_ids for c in whole]
+    assert not passes
+
+
+def test_samples_that_are_begun_have_the_same_numbers(llama: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    config = SamplingConfig(num_samples=1, max_new_tokens=8)
+    whole = ids_of(sample(llama, tokenizer, prompts, config, seed=5))
+    begun = [own[0][: 2 * place] for place, own in enumerate(whole[:4])]
+    assert ids_of(sample(llama, tokenizer, prompts[:4], config, seed=5, begun=begun)) == whole[:4]
+
+
 def test_log_prob_is_the_teacher_forced_sum(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
     config = SamplingConfig(num_samples=3, temperature=0.6, top_k=20, top_p=0.9, max_new_tokens=6, batch_size=7)
     for prompt, made in zip(prompts, sample(model, tokenizer, prompts, config, seed=3), strict=True):

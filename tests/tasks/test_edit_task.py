@@ -17,10 +17,11 @@ from transformers import LlamaForCausalLM
 from hotfix.data import HotfixDataModule
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.errors import ConfigError
-from hotfix.generation import Completion
+from hotfix.generation import Completion, greedy
 from hotfix.metrics import Record
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.tasks import EditQuality, Slice, Subject
+from hotfix.tasks.protocol import Protocol
 
 TOKENIZER = tiny_tokenizer()
 REQUESTS = [
@@ -44,14 +45,14 @@ def writing(monkeypatch: pytest.MonkeyPatch, write: Write, finished: bool = True
     """Let the model write what is wanted behind each prompt; returns the lengths that it was allowed."""
     allowed: list[int] = []
 
-    def greedy(
+    def written(
         model: object, tokenizer: object, prompts: Sequence[Sequence[int]], tokens: int, **_: object
     ) -> list[Completion]:
         allowed.extend([tokens] * len(prompts))
         texts = [write(TOKENIZER.decode(prompt)) for prompt in prompts]
         return [Completion(TOKENIZER(text)["input_ids"][:tokens] if text else [], -1.0, finished) for text in texts]
 
-    monkeypatch.setattr("hotfix.tasks.edit_scoring.greedy", greedy)
+    monkeypatch.setattr("hotfix.tasks.edit_scoring.greedy", written)
     return allowed
 
 
@@ -196,13 +197,26 @@ def test_teacher_forced_numbers_are_the_model_s(edited: HotfixDataModule) -> Non
     assert before[0]["kl"] == 0
 
 
-def test_what_the_likeliest_tokens_say_is_what_decoding_writes(edited: HotfixDataModule) -> None:
-    task = EditQuality(unrelated_examples=6)
-    for model in (tiny_model(), changed(scale=0.02), changed(scale=3.0)):
-        base = observed(task, edited, "unrelated", subject())
-        fresh = observed(task, edited, "unrelated", subject(model))
-        after = observed(task, edited, "unrelated", subject(model), base)
-        assert [r["token_ids"] for r in after] == [r["token_ids"] for r in fresh]
+@pytest.mark.parametrize("name", ["efficacy", "generalisation", "specificity", "unrelated"])
+@pytest.mark.parametrize("protocol", ["hotfix", "paper"])
+def test_what_the_likeliest_tokens_say_is_what_decoding_writes(
+    data: HotfixDataModule, monkeypatch: pytest.MonkeyPatch, name: str, protocol: Protocol
+) -> None:
+    # Answers that the model gives itself, to their end, in part, and not at all.
+    model = tiny_model()
+    own = [
+        TOKENIZER.decode(greedy(model, TOKENIZER, [TOKENIZER(r.prompt)["input_ids"]], 9)[0].token_ids) for r in REQUESTS
+    ]
+    targets = [own[0], own[1][:4] + "xyz", " x"]
+    edited = data.editing([replace(r, target=t) for r, t in zip(REQUESTS, targets, strict=True)])
+    task = EditQuality(unrelated_examples=6, protocol=protocol)
+    for other in (tiny_model(), changed(scale=0.02), changed(scale=3.0)):
+        base = observed(task, edited, name, subject())
+        after = observed(task, edited, name, subject(other), base)
+        with monkeypatch.context() as patched:
+            patched.setattr("hotfix.tasks.edit_scoring.greedy", lambda *a, begun=(), **k: greedy(*a, **k))
+            fresh = observed(task, edited, name, subject(other), base)
+        assert after == fresh
 
 
 def test_each_request_is_measured_with_its_own_edit(edited: HotfixDataModule) -> None:
