@@ -25,7 +25,7 @@ from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.trace import captured, changed_output
 from hotfix.patches.codebook import KeyRule, Queries
 from hotfix.patches.entries import Entries
-from hotfix.patches.nearest import NearestKey
+from hotfix.patches.look_up import LookUp
 
 __all__ = ["Firing", "Found", "Seen", "firing", "search_values", "seen_row", "watched"]
 
@@ -35,12 +35,14 @@ class Seen(NamedTuple):
 
     Attributes:
         request: its ids.
-        outputs: of the projection, [T, H].
+        outputs: of the values' projection, [T, H].
+        inputs: of the keys' projection, [T, D].
         queries: float32 [T, K].
     """
 
     request: EncodedRequest
     outputs: Tensor
+    inputs: Tensor
     queries: Tensor
 
     @property
@@ -119,13 +121,15 @@ class _Problem(NamedTuple):
 def seen_row(model: PreTrainedModel, rule: KeyRule, request: EncodedRequest) -> Seen:
     """Run the blocks up to the edited one, by itself: a key is the same to the last bit in any batch of requests."""
     rows, queries = target_rows([request], model.device), Queries(model, rule)
+    place = feed_forward_output(cast("nn.Module", model), rule.values).module
     with (
         watched(queries, queries.of) as found,
-        captured({"projection": queries.module}, "output") as out,
-        lower_blocks(model.get_decoder(), rule.block + 1),
+        captured({"projection": queries.module}, "input") as entering,
+        captured({"projection": place}, "output") as out,
+        lower_blocks(model.get_decoder(), rule.values + 1),
     ):
         hidden_states(cast("nn.Module", model), rows.rows)
-    return Seen(request, out["projection"][0], found[0][0])
+    return Seen(request, out["projection"][0], entering["projection"][0], found[0][0])
 
 
 @contextmanager
@@ -144,10 +148,10 @@ def watched(queries: Queries, look: Callable[[Tensor], Tensor]) -> Iterator[list
             handle.remove()
 
 
-def firing(seen: Seen, entries: Entries) -> Firing:
+def firing(seen: Seen, rule: KeyRule, entries: Entries) -> Firing:
     """Look up where each value fires in a row, which no value has a part in; the row's own edit is the last."""
     device, last = seen.outputs.device, len(entries) - 1
-    fires = NearestKey(entries.keys.to(device), entries.radii.to(device)).find(seen.queries)
+    fires = LookUp(entries, rule.ending, device).find(seen.queries, seen.inputs)
     return Firing(
         seen.request,
         seen.outputs.where((fires < 0)[:, None], entries.values.to(device)[fires].to(seen.outputs.dtype)),

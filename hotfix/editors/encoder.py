@@ -40,11 +40,12 @@ from hotfix.models.states import hidden_states
 from hotfix.patches.codebook import KeyRule, Queries
 from hotfix.patches.queries import KeyEncoder
 
-__all__ = ["Contrast", "calibrated_radius", "contrastive_loss", "learnt_rule"]
+__all__ = ["Contrast", "calibrated_ending", "calibrated_radius", "contrastive_loss", "learnt_rule"]
 
 log = logging.getLogger(__name__)
 
 _ROWS = 16
+_MOST = 0.99
 _ROOM = 1 << 30  # bytes; of all encoders together
 
 
@@ -127,6 +128,22 @@ def calibrated_radius(paraphrases: Tensor, neighbours: Tensor, false_fires: floa
     return float(limit) * (1 - 1e-4)
 
 
+def calibrated_ending(ends: Tensor, others: Tensor) -> float:
+    """Return the limit midway between what ends of paraphrases are like and what other tokens are.
+
+    Args:
+        ends: distances of paraphrases' last tokens from the prompt's, in lengths of the latter.
+        others: distances of all other tokens of prompts and paraphrases; where some are nearer than an end, no end is
+            given up for them.
+
+    >>> calibrated_ending(torch.tensor([0.2, 0.4]), torch.tensor([1.0, 1.0]))
+    0.7
+    """
+    widest = float(ends.quantile(_MOST))
+    nearest = float(others.quantile(1 - _MOST)) if len(others) else widest
+    return round((widest + max(widest, nearest)) / 2, 2)
+
+
 def learnt_rule(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -134,8 +151,9 @@ def learnt_rule(
     requests: Sequence[EditRequest],
     contrast: Contrast,
     encodes: bool,
+    at_end: bool,
 ) -> KeyRule:
-    """Return a rule with a trained encoder and a calibrated radius, from the cache where it was made before.
+    """Return a rule with a trained encoder and calibrated limits, from the cache where it was made before.
 
     Args:
         model: frozen.
@@ -144,19 +162,23 @@ def learnt_rule(
         requests: to learn from.
         contrast: settings.
         encodes: whether there is an encoder, or only a radius.
+        at_end: whether edits are to fire at the ends of prompts only.
 
     Raises:
         ConfigError: there is nothing to learn from.
     """
     families = _families(tokenizer, requests)
-    parts = [fingerprint(cast("nn.Module", model)), str(model.dtype), rule.block, rule.pool, encodes, asdict(contrast)]
-    digest = hashlib.sha256(json.dumps([*parts, families], sort_keys=True).encode()).hexdigest()
+    own = [rule.block, rule.pool, encodes, at_end, asdict(contrast)]
+    parts = [fingerprint(cast("nn.Module", model)), str(model.dtype), *own, families]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / "encoders" / f"{digest}.safetensors"
     found = _cached(path, rule, contrast)
     if found is None:
         found = _learnt(model, rule, families, contrast, encodes)
+        if at_end:
+            found = replace(found, ending=calibrated_ending(*_ends(model, rule, families)))
         state = {} if found.encoder is None else found.encoder.state_dict()
-        keep(path, state, _ROOM, {"reach": repr(found.reach)})
+        keep(path, state, _ROOM, {"limits": json.dumps([found.reach, found.ending])})
     return found
 
 
@@ -272,6 +294,25 @@ def _held_out_distances(model: PreTrainedModel, rule: KeyRule, families: Sequenc
     return torch.stack(near), torch.stack([torch.cdist(queries, keys).min() for queries in read])
 
 
+def _ends(model: PreTrainedModel, rule: KeyRule, families: Sequence[_Family]) -> tuple[Tensor, Tensor]:
+    """Return how far paraphrases' last tokens are from the prompt's, and all other tokens, in the latter's lengths.
+
+    Nothing is trained on them, so every family may say.
+    """
+    texts = [text for f in families for text in (f.prompt, *f.paraphrases)]
+    inputs = iter(_queries(model, KeyRule(rule.block), texts))
+    ends, others = list[Tensor](), list[Tensor]()
+    for family in families:
+        prompt = next(inputs)
+        key = prompt[-1]
+        others.append((prompt[:-1] - key).norm(dim=-1) / key.norm())
+        for _ in family.paraphrases:
+            distances = (next(inputs) - key).norm(dim=-1) / key.norm()
+            ends.append(distances[-1:])
+            others.append(distances[:-1])
+    return torch.cat(ends), torch.cat(others)
+
+
 @torch.no_grad()
 def _queries(
     model: PreTrainedModel, rule: KeyRule, texts: Sequence[Sequence[int]], *, ends: bool = False
@@ -315,7 +356,7 @@ def _cached(path: Path, rule: KeyRule, contrast: Contrast) -> KeyRule | None:
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            reach = float(file.metadata()["reach"])
+            reach, ending = json.loads(file.metadata()["limits"])
         encoder = KeyEncoder.restored(state, contrast.slope) if state else None
         used(path)
     except FileNotFoundError:
@@ -323,4 +364,4 @@ def _cached(path: Path, rule: KeyRule, contrast: Contrast) -> KeyRule | None:
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         log.warning("%s is damaged (%s) and is made again", path, error)
         return None
-    return replace(rule, encoder=encoder, reach=reach)
+    return replace(rule, encoder=encoder, reach=reach, ending=ending)

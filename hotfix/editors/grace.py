@@ -53,10 +53,10 @@ class GRACE(MemoryEditor):
         self.relative = relative
 
     def rule(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block: int, background: Background
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blocks: KeyRule, background: Background
     ) -> KeyRule:
         """Compare the last token's own input."""
-        return KeyRule(block, "last")
+        return blocks
 
     def reach(self, key: Tensor, rule: KeyRule) -> float:
         """Return the radius, in lengths of the key where it is relative."""

@@ -42,6 +42,7 @@ class MemoryEditor(Editor):
         start: `warm` begins with that output, `cold` with numbers drawn from [0, 1).
         enough: stop when every target token is the likeliest and their mean loss is below this, in nats a token.
         together: how many values are searched in one pass, at most.
+        value_block: index or depth of the block where values come out, at or above `block`; null for the same.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class MemoryEditor(Editor):
         start: Literal["warm", "cold"],
         enough: float,
         together: int,
+        value_block: float | None = None,
     ) -> None:
         if steps < 0 or learning_rate <= 0:
             raise ConfigError(
@@ -61,6 +63,7 @@ class MemoryEditor(Editor):
         if together < 1:
             raise ConfigError(f"editor.init_args.together is {together}, expected 1 or more")
         self.block = block
+        self.value_block = value_block
         self.steps = steps
         self.learning_rate = learning_rate
         self.start = start
@@ -69,9 +72,9 @@ class MemoryEditor(Editor):
 
     @abstractmethod
     def rule(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block: int, background: Background
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blocks: KeyRule, background: Background
     ) -> KeyRule:
-        """Return what is compared with keys; `model` is frozen."""
+        """Return what is compared with keys, and where, at the blocks that are given; `model` is frozen."""
 
     @abstractmethod
     def reach(self, key: Tensor, rule: KeyRule) -> float:
@@ -88,21 +91,32 @@ class MemoryEditor(Editor):
     ) -> Codebook:
         """See `Editor`."""
         encoded = encoded_requests(model, tokenizer, requests)
-        block = block_at(model, self.block)
-        place = feed_forward_output(cast("nn.Module", model), block)
-        earlier = self._earlier(model, previous, block, requests)
+        blocks = self._blocks(model)
+        earlier = self._earlier(model, previous, blocks, requests)
         described = self.provenance(model)
         if not encoded:
-            empty = KeyRule(block), Entries.none(place.weight.shape[1], place.weight.shape[0])
+            place = feed_forward_output(cast("nn.Module", model), blocks.block)
+            empty = blocks, Entries.none(place.weight.shape[1], place.weight.shape[0])
             rule, entries = empty if earlier is None else (earlier.rule, earlier.entries)
             return Codebook(described, rule=rule, entries=entries)
         with frozen(model):
-            rule = earlier.rule if earlier else self.rule(model, tokenizer, block, background or Background())
+            rule = earlier.rule if earlier else self.rule(model, tokenizer, blocks, background or Background())
             made = self._made(model, rule, earlier.entries if earlier else None, encoded)
         return Codebook(described, rule=rule, entries=made)
 
+    def _blocks(self, model: PreTrainedModel) -> KeyRule:
+        """Return where keys are compared and values come out."""
+        block = block_at(model, self.block)
+        values = block if self.value_block is None else block_at(model, self.value_block, "value_block")
+        if values < block:
+            raise ConfigError(
+                f"editor.init_args.value_block is {self.value_block}, block {values}, which is below the keys' block "
+                f"{block}; a value can't come out before its key is known"
+            )
+        return KeyRule(block, value_block=None if values == block else values)
+
     def _earlier(
-        self, model: PreTrainedModel, previous: Patch | None, block: int, requests: Sequence[EditRequest]
+        self, model: PreTrainedModel, previous: Patch | None, blocks: KeyRule, requests: Sequence[EditRequest]
     ) -> Codebook | None:
         """Return the codebook of earlier edits; None where it is empty."""
         if previous is None:
@@ -116,10 +130,12 @@ class MemoryEditor(Editor):
         if not len(previous.entries):
             return None
         own = f"{type(self).__module__}.{type(self).__qualname__}"
-        if previous.rule.block != block or previous.provenance.method != own:
+        places = [(rule.block, rule.values) for rule in (previous.rule, blocks)]
+        if places[0] != places[1] or previous.provenance.method != own:
+            told = [f"block {key}" if key == value else f"blocks {key} and {value}" for key, value in places]
             raise PatchError(
-                f"the earlier edits are {previous.provenance.method}'s at block {previous.rule.block}, but these are "
-                f"to be {own}'s at block {block}; go on with the same settings"
+                f"the earlier edits are {previous.provenance.method}'s at {told[0]}, but these are to be {own}'s at "
+                f"{told[1]}; go on with the same settings"
             )
         for request in requests:
             if previous.entries.at(request.id) is not None:
@@ -138,21 +154,23 @@ class MemoryEditor(Editor):
         for request in encoded:
             seen = seen_row(model, rule, request)
             key, output = seen.queries[seen.end].cpu(), seen.outputs[seen.end].float().cpu()
-            entries = entries or Entries.none(len(key), len(output))
+            end = None if rule.ending is None else seen.inputs[seen.end].float().cpu()
+            entries = entries or Entries.none(len(key), len(output), 0 if end is None else len(end))
             edit, reach = Entry(request.id, tuple(request.prompt), tuple(request.target)), self.reach(key, rule)
             near = _same_target(entries, edit, key, reach)
             if near is not None:
                 entries, waiting = self._valued(model, rule, entries, waiting), []
-                shared = entries.added(replace(edit, shares=entries.edits[near].id), key, entries.values[near], reach)
-                if shared.radii[-1] < 0 and self._search(model, rule, [firing(seen, shared)], steps=0)[0].answers:
+                again = replace(edit, shares=entries.edits[near].id)
+                shared = entries.added(again, key, entries.values[near], reach, end)
+                if shared.radii[-1] < 0 and self._search(model, rule, [firing(seen, rule, shared)], steps=0)[0].answers:
                     entries = shared
                     continue
-            trial = entries.added(edit, key, self._first(output), reach)
-            row = firing(seen, trial)
+            trial = entries.added(edit, key, self._first(output), reach, end)
+            row = firing(seen, rule, trial)
             if any(other >= len(entries) - len(waiting) for other in row.others):
                 # A value that is still searched is to stand in this row.
-                trial, waiting = self._valued(model, rule, entries, waiting).added(edit, key, row.first, reach), []
-                row = firing(seen, trial)
+                trial, waiting = self._valued(model, rule, entries, waiting).added(edit, key, row.first, reach, end), []
+                row = firing(seen, rule, trial)
             entries = trial
             waiting.append(row)
             if len(waiting) == self.together:
@@ -178,14 +196,16 @@ class MemoryEditor(Editor):
         return replace(entries, values=torch.cat([entries.values[: -len(waiting)], values]))
 
     def _search(self, model: PreTrainedModel, rule: KeyRule, rows: Sequence[Firing], steps: int) -> list[Found]:
-        return search_values(model, rule.block, rows, steps=steps, learning_rate=self.learning_rate, enough=self.enough)
+        return search_values(
+            model, rule.values, rows, steps=steps, learning_rate=self.learning_rate, enough=self.enough
+        )
 
 
-def block_at(model: PreTrainedModel, block: float) -> int:
+def block_at(model: PreTrainedModel, block: float, name: str = "block") -> int:
     """Return the index of a block given by its index, or by its depth below 1."""
     count = len(find_blocks(model.get_decoder()).blocks)
     if block < 0 or (block >= 1 and block != int(block)):
-        raise ConfigError(f"editor.init_args.block is {block}, expected an index from 0, or a depth below 1")
+        raise ConfigError(f"editor.init_args.{name} is {block}, expected an index from 0, or a depth below 1")
     return int(block * count) if 0 < block < 1 else int(block)
 
 

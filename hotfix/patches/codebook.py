@@ -8,7 +8,7 @@ the batch, what was read into a key-value cache before, or how often a model has
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,13 +26,14 @@ from hotfix.errors import PatchError
 from hotfix.models.layout import feed_forward_output
 from hotfix.patches.base import Patch, Provenance, check_base
 from hotfix.patches.entries import Entries, Entry
-from hotfix.patches.nearest import NearestKey
+from hotfix.patches.look_up import LookUp
 from hotfix.patches.queries import KeyEncoder, Pool, PrefixMeans, exactly
 
 __all__ = ["Codebook", "KeyRule", "Queries"]
 
 _TENSORS, _FILE = "codebook.safetensors", "codebook.json"
 _ENCODER = "encoder."
+_COLUMNS = ("keys", "values", "reach", "radii", "ends")
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,22 @@ class KeyRule:
         pool: that of a position's own token (`last`), or the mean over all up to it (`mean`).
         encoder: what it is put through; None for as it is.
         reach: radius of a ball by itself, where it is the same for all.
+        ending: how far a token's own input may be from that at an edit's prompt's end for the edit to fire, in lengths
+            of the latter; None for any.
+        value_block: index of the block where values come out, at or above `block`; None for the same.
     """
 
     block: int
     pool: Pool = "last"
     encoder: KeyEncoder | None = None
     reach: float | None = None
+    ending: float | None = None
+    value_block: int | None = None
+
+    @property
+    def values(self) -> int:
+        """Index of the block where values come out."""
+        return self.block if self.value_block is None else self.value_block
 
 
 class Queries:
@@ -101,13 +112,14 @@ class _Worn:
     queries: Queries | None = None
     handles: list[RemovableHandle] = field(default_factory=list)
     on: bool = True
+    found: Tensor | None = None  # which edit fires where in the pass that is under way, int64 [B, Q]
 
 
 class Codebook(Patch):
-    """Keys and values at one block's feed-forward output projection.
+    """Keys at one block's feed-forward output projection, values at the same or a later one's.
 
     At every position the projection's input gives a query; where it is in the ball around a key, the nearest such key's
-    value takes the place of the projection's output there. Nothing of the base is changed.
+    value takes the place of what the projection of the values' block puts out there. Nothing of the base is changed.
 
     Args:
         provenance: where it comes from.
@@ -141,11 +153,8 @@ class Codebook(Patch):
             raise PatchError(f"this patch is on the {type(model).__name__} already; take it off first")
         worn = _Worn()
         if len(self.entries):
-            queries = Queries(cast("PreTrainedModel", model), self.rule)
-            worn.queries, worn.handles = (
-                queries,
-                [*queries.attach(), queries.module.register_forward_hook(self._hook(queries, worn))],
-            )
+            worn.queries = Queries(cast("PreTrainedModel", model), self.rule)
+            worn.handles = [*worn.queries.attach(), *self._hooks(model, worn.queries, worn)]
         self._worn[model] = worn
         return model
 
@@ -181,31 +190,36 @@ class Codebook(Patch):
     def save(self, folder: Path) -> None:
         """Write keys, values, radii, the encoder, and whose they are."""
         entries, encoder = self.entries, self.rule.encoder
-        tensors = {name: getattr(entries, name) for name in ("keys", "values", "reach", "radii")}
+        tensors = {name: getattr(entries, name) for name in _COLUMNS}
         tensors |= {} if encoder is None else {_ENCODER + name: t for name, t in encoder.state_dict().items()}
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / _TENSORS)
         described = {
             "block": self.rule.block,
             "pool": self.rule.pool,
             "reach": self.rule.reach,
+            "ending": self.rule.ending,
+            "value_block": self.rule.value_block,
             "slope": None if encoder is None else encoder.slope,
             "edits": [asdict(edit) for edit in entries.edits],
         }
         (folder / _FILE).write_text(json.dumps(described) + "\n", encoding="utf-8")
 
-    def _hook(self, queries: Queries, worn: _Worn) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        device = cast("Tensor", queries.module.weight).device
-        own = (self.entries.radii >= 0).nonzero()[:, 0]  # the others' balls hold nothing
-        table = NearestKey(self.entries.keys[own].to(device), self.entries.radii[own].to(device))
-        values = self.entries.values[own].to(device)
+    def _hooks(self, model: nn.Module, queries: Queries, worn: _Worn) -> list[RemovableHandle]:
+        place = feed_forward_output(model, self.rule.values)
+        look_up = LookUp(self.entries, self.rule.ending, place.weight.device)
+        values = self.entries.values.to(place.weight.device)
+
+        def look(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            if worn.on:
+                with torch.no_grad():
+                    asked = queries.of(args[0])
+                    with exactly(asked.device):
+                        worn.found = look_up.find(asked, args[0])
 
         def replace(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            if not worn.on:
+            found, worn.found = worn.found, None
+            if not worn.on or found is None:
                 return None
-            with torch.no_grad():
-                asked = queries.of(args[0])
-                with exactly(asked.device):
-                    found = table.find(asked.reshape(-1, asked.shape[-1])).view(asked.shape[:-1])
             fires = found >= 0
             if not bool(fires.any()):
                 return None
@@ -213,7 +227,7 @@ class Codebook(Patch):
             replaced[fires] = values[found[fires]].to(out.dtype)
             return replaced
 
-        return replace
+        return [queries.module.register_forward_hook(look), place.module.register_forward_hook(replace)]
 
     def _of(self, model: nn.Module) -> _Worn:
         if model not in self._worn:
@@ -228,9 +242,10 @@ def _read(folder: Path) -> tuple[KeyRule, Entries]:
         state = {name.removeprefix(_ENCODER): t for name, t in tensors.items() if name.startswith(_ENCODER)}
         encoder = KeyEncoder.restored(state, described["slope"]) if state else None
         edits = tuple(Entry(e["id"], tuple(e["prompt"]), tuple(e["target"]), e["shares"]) for e in described["edits"])
-        entries = Entries(edits, *(tensors[name] for name in ("keys", "values", "reach", "radii")))
-        if {len(edits)} != {len(t) for t in (entries.keys, entries.values, entries.reach, entries.radii)}:
+        entries = Entries(edits, *(tensors[name] for name in _COLUMNS))
+        if {len(edits)} != {len(getattr(entries, name)) for name in _COLUMNS}:
             raise ValueError(f"{len(edits)} edits, but {len(entries.keys)} keys")
-        return KeyRule(described["block"], described["pool"], encoder, described["reach"]), entries
+        rule = {name: described[name] for name in ("block", "pool", "reach", "ending", "value_block")}
+        return KeyRule(encoder=encoder, **rule), entries
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PatchError(f"{folder}: the codebook can't be loaded ({error}); make the patch again") from error

@@ -43,6 +43,7 @@ class Entries:
         values: float32 [n, H].
         reach: radius that each ball would have by itself, float32 [n].
         radii: of the balls, float32 [n]; negative where an edit has none of its own.
+        ends: what enters the layer at each prompt's last token, float32 [n, D]; of no width where nobody asks.
     """
 
     edits: tuple[Entry, ...]
@@ -50,31 +51,34 @@ class Entries:
     values: Tensor
     reach: Tensor
     radii: Tensor
+    ends: Tensor
 
     @classmethod
-    def none(cls, key: int, value: int) -> Entries:
-        """Return no edit, with keys and values of these widths."""
-        return cls((), torch.zeros(0, key), torch.zeros(0, value), torch.zeros(0), torch.zeros(0))
+    def none(cls, key: int, value: int, end: int = 0) -> Entries:
+        """Return no edit, with keys, values and ends of these widths."""
+        keys, values, ends = (torch.zeros(0, width) for width in (key, value, end))
+        return cls((), keys, values, torch.zeros(0), torch.zeros(0), ends)
 
     def __len__(self) -> int:
         return len(self.edits)
 
-    def added(self, edit: Entry, key: Tensor, value: Tensor, reach: float) -> Entries:
-        """Return these and one more: its key [K] and value [H]."""
+    def added(self, edit: Entry, key: Tensor, value: Tensor, reach: float, end: Tensor | None = None) -> Entries:
+        """Return these and one more: its key [K], value [H] and end [D]."""
         edits = (*self.edits, edit)
         keys = torch.cat([self.keys, key.float()[None]])
         values = torch.cat([self.values, value.float()[None]])
         reaches = torch.cat([self.reach, torch.tensor([reach])])
         radii = torch.cat([self.radii, torch.tensor([_NEVER])])
         _admit(edits, keys, reaches, radii, len(self))
-        return Entries(edits, keys, values, reaches, radii)
+        ends = torch.cat([self.ends, self.ends.new_zeros(1, 0) if end is None else end.float()[None]])
+        return Entries(edits, keys, values, reaches, radii, ends)
 
     def without(self, ids: Collection[str]) -> Entries:
         """Return these less some, as they would be if those had never been made."""
         keep = [i for i, edit in enumerate(self.edits) if edit.id not in ids]
         edits = tuple(self.edits[i] for i in keep)
         keys, reach = self.keys[keep], self.reach[keep]
-        return Entries(edits, keys, self.values[keep], reach, ball_radii(edits, keys, reach))
+        return Entries(edits, keys, self.values[keep], reach, ball_radii(edits, keys, reach), self.ends[keep])
 
     def at(self, edit_id: str) -> int | None:
         """Return the row of an edit, None where there is no such."""

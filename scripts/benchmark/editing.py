@@ -74,7 +74,7 @@ def _look_up(repeats: int) -> Finding:
     # The recipe's radius.
     reach = 0.12 * keys.norm(dim=1)
     edits = tuple(Entry(str(i), (i,), (i,)) for i in range(_KEYS))
-    entries = Entries(edits, keys, torch.zeros(_KEYS, model.config.hidden_size), reach, reach)
+    entries = Entries(edits, keys, torch.zeros(_KEYS, model.config.hidden_size), reach, reach, torch.zeros(_KEYS, 0))
     about = Provenance(method="benchmark", base_model=_MODEL, base_fingerprint=fingerprint(module))
     book = Codebook(about, rule=KeyRule(_BLOCK), entries=entries)
 

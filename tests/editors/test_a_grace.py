@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.editors import AGRACE, Background, Contrast, encoder
-from hotfix.editors.encoder import _trained, calibrated_radius, contrastive_loss
+from hotfix.editors.encoder import _trained, calibrated_ending, calibrated_radius, contrastive_loss
 from hotfix.errors import ConfigError, PatchError
 from hotfix.generation import greedy
 from hotfix.models.layout import feed_forward_output
@@ -126,9 +126,48 @@ def test_nothing_to_learn_from_is_refused(requests: tuple[EditRequest, ...]) -> 
         editor().compute(tiny_model(), TOKENIZER, [ONE])
 
 
-def test_ablations_are_not_extended_by_one_another() -> None:
-    with pytest.raises(PatchError, match="go on with the same settings"):
-        editor(block=0).compute(tiny_model(), TOKENIZER, [TWO], previous=edited(ONE), background=Background(LEARNT))
+@pytest.mark.parametrize(
+    ("other", "places"),
+    [({"block": 0, "value_block": 1}, "blocks 0 and 1"), ({"block": 0, "value_block": None}, "block 0")],
+)
+def test_ablations_are_not_extended_by_one_another(other: dict[str, object], places: str) -> None:
+    with pytest.raises(PatchError, match=f"AGRACE's at block 1, but .* at {places}; go on with the same settings"):
+        editor(**other).compute(tiny_model(), TOKENIZER, [TWO], previous=edited(ONE), background=Background(LEARNT))
+
+
+def test_a_value_below_its_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="value_block is 0, block 0, which is below the keys' block 1"):
+        edited(ONE, value_block=0)
+
+
+@pytest.mark.parametrize("value_block", [0, 1])
+def test_edits_fire_at_the_ends_of_prompts(value_block: int) -> None:
+    model, book = tiny_model(), edited(ONE, block=0, value_block=value_block)
+    assert book.rule.values == value_block
+    assert book.rule.ending is not None
+    encoded = encode_request(TOKENIZER, ONE)
+    ids = torch.tensor([[*encoded.prompt, *encoded.target, *encoded.prompt[:4]]])
+    module = feed_forward_output(model, value_block).module
+    with worn(book, model), torch.no_grad(), captured({"out": module}, "output") as seen:
+        model(input_ids=ids)
+    fires = (seen["out"][0] == book.entries.values[0]).all(dim=1).nonzero()[:, 0].tolist()
+    assert fires == [len(encoded.prompt) - 1]
+    assert edited(ONE, at_end=False).rule.ending is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "others", "limit"),
+    [
+        ([0.2, 0.4], [1.0, 1.0], 0.7),
+        # What is mixed up already is not parted by giving up ends.
+        ([0.2, 0.8], [0.1, 0.1], 0.79),
+        ([0.3], [], 0.3),
+        # One in a hundred may be anything.
+        ([0.4] * 200 + [9.0], [1.0] * 200 + [0.0], 0.7),
+    ],
+)
+def test_the_limit_of_ends_is_midway_to_other_tokens(ends: list[float], others: list[float], limit: float) -> None:
+    assert calibrated_ending(torch.tensor(ends), torch.tensor(others)) == pytest.approx(limit, abs=0.01)
 
 
 def test_the_loss_pulls_what_belongs_together_and_pushes_the_rest_to_the_margin() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,26 +63,28 @@ def codebook(model: PreTrainedModel, rule: KeyRule, prompts: Sequence[Sequence[i
     entries: Entries | None = None
     for i, prompt in enumerate(prompts):
         key, value = query(model, rule, prompt), torch.randn(32, generator=generator) * 5
-        entries = entries or Entries.none(len(key), 32)
-        entries = entries.added(Entry(f"e{i}", tuple(prompt), (i,)), key, value, radius)
+        end = None if rule.ending is None else inputs_of(model, prompt, rule.block)[-1]
+        entries = entries or Entries.none(len(key), 32, 0 if end is None else len(end))
+        entries = entries.added(Entry(f"e{i}", tuple(prompt), (i,)), key, value, radius, end)
     assert entries is not None
     return Codebook(Provenance("test", "tiny", fingerprint(model)), rule=rule, entries=entries)
 
 
 def expected(model: PreTrainedModel, book: Codebook, ids: Sequence[int]) -> list[int]:
     """Greedy tokens by definition: whole texts again and again, each position looked up by brute force."""
-    module = feed_forward_output(model, book.rule.block).module
+    module = feed_forward_output(model, book.rule.values).module
     ids = list(ids)
     for _ in range(NEW):
         queries = torch.stack([query(model, book.rule, ids[: t + 1]) for t in range(len(ids))])
         distances = torch.cdist(queries, book.entries.keys)
-        inside = distances.masked_fill(distances > book.entries.radii, torch.inf)
+        best, at = distances.masked_fill(distances > book.entries.radii, torch.inf).min(dim=1)
+        fires = best.isfinite()
+        if book.rule.ending is not None:
+            ends, own = book.entries.ends[at], inputs_of(model, ids, book.rule.block)
+            fires &= (own - ends).norm(dim=1) <= book.rule.ending * ends.norm(dim=1)
 
-        def put(
-            m: nn.Module, args: tuple[Tensor, ...], out: Tensor, inside: Tensor = inside, book: Codebook = book
-        ) -> Tensor:
-            best, at = inside.min(dim=1)
-            return torch.where(best.isfinite()[:, None], book.entries.values[at], out[0])[None]
+        def put(m: nn.Module, args: tuple[Tensor, ...], out: Tensor, fires: Tensor = fires, at: Tensor = at) -> Tensor:
+            return torch.where(fires[:, None], book.entries.values[at], out[0])[None]
 
         handle = module.register_forward_hook(put)
         with torch.no_grad():
@@ -110,6 +113,9 @@ RULES: dict[str, Callable[[int], KeyRule]] = {
     "mean": lambda width: KeyRule(1, "mean"),
     "mean, first block": lambda width: KeyRule(0, "mean"),
     "encoded mean": lambda width: KeyRule(1, "mean", encoder(width)),
+    "mean, at ends": lambda width: KeyRule(1, "mean", ending=0.5),
+    "values above keys": lambda width: KeyRule(0, "mean", value_block=1),
+    "values above encoded keys, at ends": lambda width: KeyRule(0, "mean", encoder(width), None, 0.8, 1),
 }
 rules = pytest.mark.parametrize("make_rule", RULES.values(), ids=RULES)
 models = pytest.mark.parametrize("make_model", [tiny_model, gpt2], ids=["llama", "gpt2"])
@@ -180,6 +186,17 @@ def test_two_endings_of_one_row_are_two_texts(pool: Pool) -> None:
             ids = torch.tensor([[*start, *ending]])
             plain = model.model(input_ids=ids).last_hidden_state[0, 7:]
             torch.testing.assert_close(part, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_an_edit_that_fires_at_ends_only_leaves_what_is_near_before_and_behind() -> None:
+    model, prompt = tiny_model(), PROMPTS[1]
+    everywhere, at_end = (codebook(model, KeyRule(0, "mean", ending=limit), [prompt], 1e3) for limit in (None, 1e-3))
+    ids = torch.tensor([[*prompt, 1, 2, 3]])
+    out = feed_forward_output(model, 0).module
+    for book, wanted in ((everywhere, [True] * 10), (at_end, [t == len(prompt) - 1 for t in range(10)])):
+        with worn(book, model), torch.no_grad(), captured({"out": out}, "output") as seen:
+            model(input_ids=ids)
+        assert (seen["out"][0] == book.entries.values[0]).all(dim=1).tolist() == wanted
 
 
 def test_it_never_fires_outside_its_radius() -> None:
@@ -270,13 +287,14 @@ def test_a_patch_is_put_on_once_and_taken_off_once() -> None:
 
 def test_a_folder_keeps_every_bit(tmp_path: Path) -> None:
     model = tiny_model()
-    book = codebook(model, KeyRule(1, "mean", encoder(), 0.5), PROMPTS[:2], 0.5)
+    book = codebook(model, KeyRule(0, "mean", encoder(), 0.5, 0.75, 1), PROMPTS[:2], 0.5)
     save_patch(book, tmp_path / "patch")
     loaded = load_patch(tmp_path / "patch")
     assert isinstance(loaded, Codebook)
     assert loaded.entries.edits == book.entries.edits
-    assert (loaded.rule.block, loaded.rule.pool, loaded.rule.reach) == (1, "mean", 0.5)
-    for name in ("keys", "values", "reach", "radii"):
+    assert loaded.rule.encoder is not None
+    assert replace(loaded.rule, encoder=None) == KeyRule(0, "mean", None, 0.5, 0.75, 1)
+    for name in ("keys", "values", "reach", "radii", "ends"):
         assert torch.equal(getattr(loaded.entries, name), getattr(book.entries, name))
     with worn(book, tiny_model()) as one, worn(loaded, tiny_model()) as other:
         ids = torch.tensor([PROMPTS[0]])
