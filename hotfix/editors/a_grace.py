@@ -48,6 +48,8 @@ class AGRACE(MemoryEditor):
         start: `warm` begins with that output, `cold` with numbers drawn from [0, 1), as published.
         enough: stop when every target token is the likeliest and their mean loss is below this, in nats a token.
         together: how many values are searched in one pass, at most. Published: 1.
+        prefixes: beginnings from ordinary code, of ten tokens at most, behind which a value has to answer, too.
+            Published: none.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class AGRACE(MemoryEditor):
         start: Literal["warm", "cold"] = "warm",
         enough: float = 0.05,
         together: int = 16,
+        prefixes: int = 2,
     ) -> None:
-        super().__init__(block, steps, learning_rate, start, enough, together, value_block)
+        super().__init__(block, steps, learning_rate, start, enough, together, value_block, prefixes)
         self.pool = pool
         self.encodes = encodes
         self.at_end = at_end

@@ -7,6 +7,7 @@ one whose target is written leaves the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self, cast
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
+from hotfix.editors.contexts import Surroundings, in_contexts
 from hotfix.editors.rows import target_rows
 from hotfix.editors.tails import Tails, tail_states, tails_from
 from hotfix.models.layout import feed_forward_output, find_blocks, lower_blocks
@@ -27,7 +29,9 @@ from hotfix.patches.codebook import KeyRule, Queries
 from hotfix.patches.entries import Entries
 from hotfix.patches.look_up import LookUp
 
-__all__ = ["Firing", "Found", "Seen", "firing", "search_values", "seen_row", "watched"]
+__all__ = ["Firing", "Found", "Seen", "elsewhere", "firing", "search_values", "seen_row", "watched"]
+
+_NOTHING = (False, 0, -math.inf)
 
 
 class Seen(NamedTuple):
@@ -162,42 +166,66 @@ def firing(seen: Seen, rule: KeyRule, entries: Entries) -> Firing:
     )
 
 
+def elsewhere(model: PreTrainedModel, rule: KeyRule, row: Firing, around: Surroundings) -> list[Firing]:
+    """Return a row behind other beginnings, with the value where it fires in the row by itself."""
+    found = []
+    for request in in_contexts(row.request, around)[1:]:
+        outputs = seen_row(model, rule, request).outputs
+        shift = len(outputs) - len(row.own)
+        found.append(row._replace(request=request, outputs=outputs, own=F.pad(row.own, (shift, 0)), others=frozenset()))
+    return found
+
+
 def search_values(
-    model: PreTrainedModel, block: int, rows: Sequence[Firing], *, steps: int, learning_rate: float, enough: float
+    model: PreTrainedModel,
+    block: int,
+    rows: Sequence[Sequence[Firing]],
+    *,
+    steps: int,
+    learning_rate: float,
+    enough: float,
 ) -> list[Found]:
-    """Train a value for each row, by Adam.
+    """Train values by Adam.
 
     Args:
         model: frozen.
-        block: index of the edited block.
-        rows: B of them; what fires in one has no part in the others.
-        steps: at most; with 0, a row's first value is only tried.
+        block: index of the block where they come out.
+        rows: of each value: its own, and any others in which it is to make the model write the same. What fires in a
+            row has no part in the others.
+        steps: at most; with 0, a value is only tried.
         learning_rate: in a row's `scale`.
-        enough: a row is left when every target token is the likeliest and their mean loss is below this, in nats.
+        enough: a value is left when every target token is the likeliest in all of its rows and their mean loss is below
+            this, in nats a token.
 
     Returns:
-        The best of each row's steps: one that answers before one that doesn't, then by the loss.
+        The best of each value's steps: one that answers before one that doesn't, then by the rows that it answers, then
+        by the loss.
     """
-    values = [nn.Parameter(row.first.to(model.device)) for row in rows]
-    groups = [{"params": [v], "lr": learning_rate * row.scale} for v, row in zip(values, rows, strict=True)]
-    optimizer, problem = torch.optim.Adam(groups), _problem(model, block, rows)
-    best, least = [Found(row.first, answers=False) for row in rows], [float("inf")] * len(rows)
-    going = list(range(len(rows)))
+    values = [nn.Parameter(own[0].first.to(model.device, copy=True)) for own in rows]
+    groups = [{"params": [v], "lr": learning_rate * own[0].scale} for v, own in zip(values, rows, strict=True)]
+    optimizer, problem = torch.optim.Adam(groups), _problem(model, block, [row for own in rows for row in own])
+    best, highest = [Found(own[0].first, answers=False) for own in rows], [_NOTHING] * len(rows)
+    owner = [i for i, own in enumerate(rows) for _ in own]
     for step in range(steps + 1):
-        losses, right = _losses(problem, torch.stack([values[i] for i in going]))
-        for i, loss, answers in zip(going, losses.tolist(), right.tolist(), strict=True):
-            if answers >= best[i].answers and (answers > best[i].answers or loss < least[i]):
-                best[i], least[i] = Found(values[i].detach().cpu().clone(), answers), loss
-        done = ~losses.isfinite() | (right & (losses < enough))
-        left = (~done).nonzero()[:, 0].tolist()
-        if step == steps or not left:
+        losses, right = _losses(problem, torch.stack([values[i] for i in owner]))
+        going = []
+        for i in dict.fromkeys(owner):
+            mine = [place for place, value in enumerate(owner) if value == i]
+            loss, hits = losses[mine].mean().item(), right[mine].tolist()
+            rank = (hits[0], sum(hits), -loss)
+            if rank > highest[i]:
+                best[i], highest[i] = Found(values[i].detach().cpu().clone(), hits[0]), rank
+            if math.isfinite(loss) and not (all(hits) and loss < enough):
+                going.append(i)
+        if step == steps or not going:
             break
+        left = [place for place, value in enumerate(owner) if value in going]
         optimizer.zero_grad()
         losses[left].sum().backward()
-        if len(left) < len(going):
-            going, problem = [going[i] for i in left], problem.only(left)
-            for i in set(range(len(rows))).difference(going):
+        if len(left) < len(owner):
+            for i in set(owner).difference(going):
                 values[i].grad = None
+            owner, problem = [owner[place] for place in left], problem.only(left)
         optimizer.step()
     return best
 

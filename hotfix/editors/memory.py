@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hotfix.data.edits import EditRequest, EncodedRequest
 from hotfix.editors.base import Background, Editor, encoded_requests, frozen
-from hotfix.editors.codebook_values import Firing, Found, firing, search_values, seen_row
+from hotfix.editors.codebook_values import Firing, Found, elsewhere, firing, search_values, seen_row
+from hotfix.editors.contexts import Surroundings, surroundings
 from hotfix.errors import ConfigError, DataError, PatchError
 from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.patches import Codebook, Patch
@@ -23,6 +24,8 @@ from hotfix.patches.codebook import KeyRule
 from hotfix.patches.entries import Entries, Entry
 
 __all__ = ["MemoryEditor", "block_at"]
+
+_PREFIX = 10
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class MemoryEditor(Editor):
         enough: stop when every target token is the likeliest and their mean loss is below this, in nats a token.
         together: how many values are searched in one pass, at most.
         value_block: index or depth of the block where values come out, at or above `block`; null for the same.
+        prefixes: beginnings from ordinary code, of ten tokens at most, behind which a value has to answer, too.
     """
 
     def __init__(
@@ -54,14 +58,17 @@ class MemoryEditor(Editor):
         enough: float,
         together: int,
         value_block: float | None = None,
+        prefixes: int = 0,
     ) -> None:
         if steps < 0 or learning_rate <= 0:
             raise ConfigError(
                 f"editor.init_args: steps is {steps} and learning_rate {learning_rate}, expected none or more, and "
                 "more than 0"
             )
-        if together < 1:
-            raise ConfigError(f"editor.init_args.together is {together}, expected 1 or more")
+        if together < 1 or prefixes < 0:
+            raise ConfigError(
+                f"editor.init_args: together is {together} and prefixes {prefixes}, expected at least 1, and 0 or more"
+            )
         self.block = block
         self.value_block = value_block
         self.steps = steps
@@ -69,6 +76,7 @@ class MemoryEditor(Editor):
         self.start = start
         self.enough = enough
         self.together = together
+        self.prefixes = prefixes
 
     @abstractmethod
     def rule(
@@ -90,7 +98,7 @@ class MemoryEditor(Editor):
         background: Background | None = None,
     ) -> Codebook:
         """See `Editor`."""
-        encoded = encoded_requests(model, tokenizer, requests)
+        encoded, background = encoded_requests(model, tokenizer, requests), background or Background()
         blocks = self._blocks(model)
         earlier = self._earlier(model, previous, blocks, requests)
         described = self.provenance(model)
@@ -100,8 +108,10 @@ class MemoryEditor(Editor):
             rule, entries = empty if earlier is None else (earlier.rule, earlier.entries)
             return Codebook(described, rule=rule, entries=entries)
         with frozen(model):
-            rule = earlier.rule if earlier else self.rule(model, tokenizer, blocks, background or Background())
-            made = self._made(model, rule, earlier.entries if earlier else None, encoded)
+            rule = earlier.rule if earlier else self.rule(model, tokenizer, blocks, background)
+            longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            around = surroundings(tokenizer, background, self.prefixes, _PREFIX, 0, longest)
+            made = self._made(model, rule, earlier.entries if earlier else None, encoded, around)
         return Codebook(described, rule=rule, entries=made)
 
     def _blocks(self, model: PreTrainedModel) -> KeyRule:
@@ -147,10 +157,15 @@ class MemoryEditor(Editor):
         return previous
 
     def _made(
-        self, model: PreTrainedModel, rule: KeyRule, earlier: Entries | None, encoded: Sequence[EncodedRequest]
+        self,
+        model: PreTrainedModel,
+        rule: KeyRule,
+        earlier: Entries | None,
+        encoded: Sequence[EncodedRequest],
+        around: Surroundings,
     ) -> Entries:
         """Return the earlier entries and one more for each request, of which there are some."""
-        entries, waiting = earlier, list[Firing]()
+        entries, waiting = earlier, list[list[Firing]]()
         for request in encoded:
             seen = seen_row(model, rule, request)
             key, output = seen.queries[seen.end].cpu(), seen.outputs[seen.end].float().cpu()
@@ -162,7 +177,10 @@ class MemoryEditor(Editor):
                 entries, waiting = self._valued(model, rule, entries, waiting), []
                 again = replace(edit, shares=entries.edits[near].id)
                 shared = entries.added(again, key, entries.values[near], reach, end)
-                if shared.radii[-1] < 0 and self._search(model, rule, [firing(seen, rule, shared)], steps=0)[0].answers:
+                if (
+                    shared.radii[-1] < 0
+                    and self._search(model, rule, [[firing(seen, rule, shared)]], steps=0)[0].answers
+                ):
                     entries = shared
                     continue
             trial = entries.added(edit, key, self._first(output), reach, end)
@@ -172,7 +190,7 @@ class MemoryEditor(Editor):
                 trial, waiting = self._valued(model, rule, entries, waiting).added(edit, key, row.first, reach, end), []
                 row = firing(seen, rule, trial)
             entries = trial
-            waiting.append(row)
+            waiting.append([row, *elsewhere(model, rule, row, around)])
             if len(waiting) == self.together:
                 entries, waiting = self._valued(model, rule, entries, waiting), []
         assert entries is not None
@@ -182,12 +200,14 @@ class MemoryEditor(Editor):
         """Return the value with which a search begins, [H]."""
         return output if self.start == "warm" else torch.rand(len(output), generator=torch.Generator().manual_seed(0))
 
-    def _valued(self, model: PreTrainedModel, rule: KeyRule, entries: Entries, waiting: Sequence[Firing]) -> Entries:
+    def _valued(
+        self, model: PreTrainedModel, rule: KeyRule, entries: Entries, waiting: Sequence[Sequence[Firing]]
+    ) -> Entries:
         """Search the values of the last entries."""
         if not waiting:
             return entries
         found = self._search(model, rule, waiting, self.steps)
-        for row, value in zip(waiting, found, strict=True):
+        for (row, *_), value in zip(waiting, found, strict=True):
             if not value.answers:
                 log.warning(
                     "request %r: its value doesn't give the whole target after %d steps", row.request.id, self.steps
@@ -195,7 +215,9 @@ class MemoryEditor(Editor):
         values = torch.stack([value.value for value in found])
         return replace(entries, values=torch.cat([entries.values[: -len(waiting)], values]))
 
-    def _search(self, model: PreTrainedModel, rule: KeyRule, rows: Sequence[Firing], steps: int) -> list[Found]:
+    def _search(
+        self, model: PreTrainedModel, rule: KeyRule, rows: Sequence[Sequence[Firing]], steps: int
+    ) -> list[Found]:
         return search_values(
             model, rule.values, rows, steps=steps, learning_rate=self.learning_rate, enough=self.enough
         )

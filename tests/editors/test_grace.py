@@ -11,6 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from hotfix.data.edits import EditRequest, encode_request
 from hotfix.editors import FT, GRACE, Editor, codebook_values
+from hotfix.editors.codebook_values import Firing, _losses, _problem, elsewhere, firing, search_values, seen_row
+from hotfix.editors.contexts import Surroundings
 from hotfix.editors.memory import block_at
 from hotfix.editors.tails import Tails, tail_states
 from hotfix.errors import ConfigError, DataError, PatchError
@@ -20,6 +22,7 @@ from hotfix.models.layout import feed_forward_output
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
 from hotfix.models.trace import captured
 from hotfix.patches import Codebook, worn
+from hotfix.patches.codebook import KeyRule
 
 TOKENIZER = tiny_tokenizer()
 ONE = EditRequest("1", "def digest(data): return ", "s", (), ("def digest(text): return ",))
@@ -108,6 +111,30 @@ def test_a_row_in_which_another_edit_fires_waits_for_its_value() -> None:
     model = tiny_model()
     with worn(book, model):
         assert answers(model, [TWO, ONE, *later]) == [True] * 4
+
+
+@pytest.mark.parametrize("bos", [None, encode_request(TOKENIZER, THREE).prompt[0]])
+def test_a_value_answers_behind_other_beginnings(bos: int | None) -> None:
+    model, rule = tiny_model(), KeyRule(0)
+    prefixes = [[], [7, 8, 9], list(range(200, 100, -3)), list(range(10, 90, 2))]
+    around = Surroundings(prefixes, [], bos, longest=None, pieces=[], prompts=[])
+    asked = EditRequest("4", THREE.prompt, "rsxy")
+    book = edited(asked, steps=0)
+    row = firing(seen_row(model, rule, encode_request(TOKENIZER, asked)), rule, book.entries)
+    others = elsewhere(model, rule, row, around)
+    for other, prefix in zip(others, prefixes[1:], strict=True):
+        assert [place - len(prefix) for place in other.own.nonzero()[:, 0]] == row.own.nonzero()[:, 0].tolist()
+        assert len(other.request.ids) == len(other.outputs) == len(row.request.ids) + len(prefix)
+
+    def loss_elsewhere(rows: list[Firing]) -> float:
+        [found] = search_values(model, 0, [rows], steps=60, learning_rate=1.0, enough=0)
+        assert found.answers == bool(_losses(_problem(model, 0, [row]), found.value[None])[1])
+        with torch.no_grad():
+            return float(_losses(_problem(model, 0, others), found.value.expand(len(others), -1))[0].mean())
+
+    first = row.first.clone()
+    assert loss_elsewhere([row, *others]) < loss_elsewhere([row])
+    assert torch.equal(row.first, first)
 
 
 def test_values_are_left_when_they_are_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +236,7 @@ def test_bad_settings_are_refused() -> None:
         GRACE(radius=0)
     with pytest.raises(ConfigError, match="steps is -1"):
         GRACE(steps=-1)
-    with pytest.raises(ConfigError, match="together is 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="together is 0 and prefixes 0, expected at least 1"):
         GRACE(together=0)
 
 
