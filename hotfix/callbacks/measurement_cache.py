@@ -19,7 +19,7 @@ from hotfix.report.results import to_json, write_records
 __all__ = ["MeasurementCache", "code_digest"]
 
 _PACKAGE = Path(hotfix.__file__).parent
-_MEASURING = ("data", "generation", "models", "sandbox", "tasks")
+_MEASURING = ("data", "generation", "metrics", "models", "sandbox", "tasks", "functional.py")
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class MeasurementCache:
 def code_digest() -> str:
     """Digest the sources of what tasks compute with, so that a record is never read by code that makes another."""
     digest = hashlib.sha256()
-    for folder in _MEASURING:
-        for path in sorted((_PACKAGE / folder).rglob("*.py")):
+    for name in _MEASURING:
+        place = _PACKAGE / name
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

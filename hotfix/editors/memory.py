@@ -177,10 +177,7 @@ class MemoryEditor(Editor):
                 entries, waiting = self._valued(model, rule, entries, waiting), []
                 again = replace(edit, shares=entries.edits[near].id)
                 shared = entries.added(again, key, entries.values[near], reach, end)
-                if (
-                    shared.radii[-1] < 0
-                    and self._search(model, rule, [[firing(seen, rule, shared)]], steps=0)[0].answers
-                ):
+                if shared.radii[-1] < 0 and self._answers(model, rule, firing(seen, rule, shared)):
                     entries = shared
                     continue
             trial = entries.added(edit, key, self._first(output), reach, end)
@@ -214,6 +211,10 @@ class MemoryEditor(Editor):
                 )
         values = torch.stack([value.value for value in found])
         return replace(entries, values=torch.cat([entries.values[: -len(waiting)], values]))
+
+    def _answers(self, model: PreTrainedModel, rule: KeyRule, row: Firing) -> bool:
+        """Return whether a row is answered as it is."""
+        return self._search(model, rule, [[row]], steps=0)[0].answers
 
     def _search(
         self, model: PreTrainedModel, rule: KeyRule, rows: Sequence[Sequence[Firing]], steps: int

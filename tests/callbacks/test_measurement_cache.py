@@ -44,13 +44,14 @@ def test_the_key_depends_on_the_versions(cache: MeasurementCache, monkeypatch: p
     assert cache.key(PARTS) != before
 
 
+@pytest.mark.parametrize("file", ["tasks/one.py", "functional.py"])
 def test_the_key_depends_on_the_code_that_measures(
-    cache: MeasurementCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: MeasurementCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     keys = []
     for source in ("x = 1\n", "x = 2\n"):
-        (tmp_path / "hotfix" / "tasks").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "hotfix" / "tasks" / "one.py").write_text(source)
+        (tmp_path / "hotfix" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hotfix" / file).write_text(source)
         monkeypatch.setattr("hotfix.callbacks.measurement_cache._PACKAGE", tmp_path / "hotfix")
         code_digest.cache_clear()
         keys.append(cache.key(PARTS))
