@@ -77,8 +77,10 @@ class AGRACE(MemoryEditor):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blocks: KeyRule, background: Background
     ) -> KeyRule:
         """Learn encoder, radius and what the end of a prompt is like."""
-        rule, learnt = replace(blocks, pool=self.pool), (self.encodes, self.at_end)
-        return learnt_rule(model, tokenizer, rule, background.requests, self.contrast, *learnt)
+        rule = replace(blocks, pool=self.pool)
+        return learnt_rule(
+            model, tokenizer, rule, background.requests, self.contrast, encodes=self.encodes, at_end=self.at_end
+        )
 
     def reach(self, key: Tensor, rule: KeyRule) -> float:
         """Return the learnt radius."""

@@ -25,12 +25,8 @@ class LookUp:
     """
 
     def __init__(self, entries: Entries, ending: float | None, device: torch.device | str) -> None:
-        # A ball of negative radius holds nothing.
-        self.rows = (entries.radii >= 0).nonzero()[:, 0]
-        self._table = NearestKey(entries.keys[self.rows].to(device), entries.radii[self.rows].to(device))
-        self._ends = None if ending is None else entries.ends[self.rows].to(device)
-        self._limits = None if self._ends is None or ending is None else ending * self._ends.norm(dim=-1)
-        self.rows = self.rows.to(device)
+        self._table = NearestKey(entries.keys.to(device), entries.radii.to(device))
+        self._ends, self._ending = entries.ends.to(device), ending
 
     def find(self, queries: Tensor, inputs: Tensor) -> Tensor:
         """Return the entry that fires at each position, -1 where none does: int64 [...].
@@ -40,12 +36,10 @@ class LookUp:
             inputs: what enters the layer, [..., D].
         """
         found = self._table.find(queries.reshape(-1, queries.shape[-1]))
-        if self._ends is not None and self._limits is not None and len(self._ends):
-            own = inputs.reshape(-1, inputs.shape[-1]).float()
+        if self._ending is not None:
             fires = found >= 0
             place = found[fires]
-            near = (own[fires] - self._ends[place]).norm(dim=-1) <= self._limits[place]
+            ends, own = self._ends[place], inputs.reshape(-1, inputs.shape[-1])[fires].float()
+            near = (own - ends).norm(dim=-1) <= self._ending * ends.norm(dim=-1)
             found[fires] = place.where(near, -1)
-        if len(self.rows):
-            found = self.rows[found].where(found >= 0, -1)
         return found.view(queries.shape[:-1])

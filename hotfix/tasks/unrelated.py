@@ -38,14 +38,11 @@ def observe_unrelated(
         tokens = _continue(subject, prompts, max_new_tokens, batch_size)
     else:
         drift = prompt_drift(subject.model, subject.reference, prompts, [record["tokens"] for record in base])
-        kl, tokens = [found.kl for found in drift], [list(record["tokens"]) for record in base]
+        kl = [found.kl for found in drift]
         # Where the model's likeliest tokens are the base's, decoding would write the same; a base that ended early has
         # left a token, its last, to be decided.
-        redo = [i for i, found in enumerate(drift) if not found.follows or len(tokens[i]) < max_new_tokens]
-        for i, written in zip(
-            redo, _continue(subject, [prompts[i] for i in redo], max_new_tokens, batch_size), strict=True
-        ):
-            tokens[i] = written
+        begun = [record["tokens"] if found.follows else [] for record, found in zip(base, drift, strict=True)]
+        tokens = _continue(subject, prompts, max_new_tokens, batch_size, begun)
         same = [own == record["tokens"] for own, record in zip(tokens, base, strict=True)]
     subject.progress(len(prompts))
     columns = zip(tokens, same, kl, strict=True)
@@ -53,7 +50,12 @@ def observe_unrelated(
 
 
 def _continue(
-    subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
-    written = greedy(subject.model, subject.tokenizer, prompts, max_new_tokens, batch_size=batch_size)
+    model, tokenizer = subject.model, subject.tokenizer
+    written = greedy(model, tokenizer, prompts, max_new_tokens, batch_size=batch_size, begun=begun)
     return [completion.token_ids for completion in written]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import cast
 
 import torch
 from side_by_side import Finding, compare
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from work import long_functions
 
-from hotfix.data.retain import read_retain
 from hotfix.editors.closed_form import by_cholesky, closed_form
 from hotfix.generation import greedy
 from hotfix.models.fingerprint import fingerprint
@@ -20,7 +21,6 @@ from hotfix.models.trace import captured
 from hotfix.patches import Codebook, Provenance
 from hotfix.patches.codebook import KeyRule
 from hotfix.patches.entries import Entries, Entry
-from hotfix.types import Split
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def _closed_form(outputs: int, width: int, repeats: int) -> Finding:
 def _look_up(repeats: int) -> Finding:
     model, tokenizer = load_causal_lm(_MODEL).eval(), load_tokenizer(_MODEL)
     module = cast("nn.Module", model)
-    prompts = [ids[:_PROMPT] for ids in _texts(tokenizer, "test", _PROMPT)][:_PROMPTS]
+    prompts = [ids[:_PROMPT] for ids in islice(long_functions(tokenizer, "test", _PROMPT), _PROMPTS)]
     keys = _keys(model, tokenizer)
     # The recipe's radius.
     reach = 0.12 * keys.norm(dim=1)
@@ -100,18 +100,10 @@ def _keys(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     found, count = list[Tensor](), 0
     module = feed_forward_output(cast("nn.Module", model), _BLOCK).module
     with captured({"key": module}, "input") as seen:
-        for ids in _texts(tokenizer, "train", 2 * _PROMPT):
+        for ids in long_functions(tokenizer, "train", 2 * _PROMPT):
             model(input_ids=torch.tensor([ids[:_LONG]]), use_cache=False, logits_to_keep=1)
             found.append(seen["key"][0, 16:].float().clone())
             count += len(found[-1])
             if count >= _KEYS:
                 return torch.cat(found)[:_KEYS]
     raise SystemExit("editing: the standard library has too few long functions")
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, part: Split, least: int) -> Iterator[list[int]]:
-    """Functions of the standard library with more than so many tokens."""
-    for text in read_retain("stdlib", part, 400):
-        ids: list[int] = tokenizer(text.text, add_special_tokens=False)["input_ids"]
-        if len(ids) > least:
-            yield ids

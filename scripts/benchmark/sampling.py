@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from side_by_side import Finding, compare
 from transformers import PreTrainedTokenizerBase
+from work import long_functions
 
 from hotfix.data import PairFiles
-from hotfix.data.retain import read_retain
 from hotfix.generation import sample
 from hotfix.generation.config import SamplingConfig
 from hotfix.models.loading import load_causal_lm, load_tokenizer
@@ -97,11 +98,7 @@ def _probabilities(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, r
 
 def _prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Functions of the standard library, cut to one length."""
-    found = []
-    for text in read_retain("stdlib", "test", 400):
-        ids = tokenizer(text.text, add_special_tokens=False)["input_ids"]
-        if len(ids) > _PROMPT:
-            found.append(ids[:_PROMPT])
-        if len(found) == _PROMPTS:
-            return found
-    raise SystemExit("sampling: the standard library has too few long functions")
+    found = [ids[:_PROMPT] for ids in islice(long_functions(tokenizer, "test", _PROMPT), _PROMPTS)]
+    if len(found) < _PROMPTS:
+        raise SystemExit("sampling: the standard library has too few long functions")
+    return found

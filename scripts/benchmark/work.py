@@ -1,16 +1,18 @@
-"""The work of the training benchmark: pairs with prefixes of 100 to 400 tokens and edits of 5 to 20."""
+"""The work of the benchmarks: pairs with prefixes of 100 to 400 tokens and edits of 5 to 20, and long functions."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.encode import EncodedPair, PairEncoder
 from hotfix.data.retain import read_retain
 from hotfix.data.schema import CodePair
+from hotfix.types import Split
 
-__all__ = ["code_pairs", "encoded"]
+__all__ = ["code_pairs", "encoded", "long_functions"]
 
 _PREFIX = range(100, 401)
 _EDIT = range(5, 21)
@@ -43,3 +45,11 @@ def encoded(tokenizer: PreTrainedTokenizerBase, pairs: list[CodePair]) -> list[E
     """Return them as hotfix lays them out."""
     encoder = PairEncoder(tokenizer)
     return [encoder(pair) for pair in pairs]
+
+
+def long_functions(tokenizer: PreTrainedTokenizerBase, part: Split, least: int) -> Iterator[list[int]]:
+    """Yield the tokens of functions of the standard library that have more than so many."""
+    for text in read_retain("stdlib", part, 400):
+        ids: list[int] = tokenizer(text.text, add_special_tokens=False)["input_ids"]
+        if len(ids) > least:
+            yield ids
