@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
 
-__all__ = ["PulledPlug", "RankNote"]
+__all__ = ["HeldNote", "PulledPlug", "RankNote"]
 
 
 class PulledPlug(Callback):
@@ -23,6 +24,18 @@ class PulledPlug(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.stop:
             raise RuntimeError("pulled the plug")
+
+
+class HeldNote(Callback):
+    """Each process notes how many numbers of the frozen base it holds behind the first step, and how many there are."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        frozen = [p for p in pl_module.parameters() if not p.requires_grad]
+        held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in frozen)
+        note = Path(trainer.default_root_dir) / f"held-{trainer.global_rank}"
+        note.write_text(f"{held} {sum(p.numel() for p in frozen)}", encoding="utf-8")
 
 
 class RankNote(Callback):

@@ -30,6 +30,7 @@ from hotfix.data.datamodule import HotfixDataModule
 from hotfix.errors import ConfigError, DataError
 from hotfix.metrics.base import Record
 from hotfix.models.modes import evaluating
+from hotfix.models.sharded import whole
 from hotfix.models.states import own_precision
 from hotfix.modules import HotfixModule, Online
 from hotfix.tasks import Slice, Subject, Task
@@ -139,7 +140,7 @@ class Measure(Callback):
         folder = RunFolder.of(trainer)
         if not self._measured:
             self._measured = _plan(self.tasks, data, split, pl_module)
-        with evaluating(pl_module.policy), torch.inference_mode(False), torch.no_grad():
+        with whole(pl_module.policy), evaluating(pl_module.policy), torch.inference_mode(False), torch.no_grad():
             for name, task in self.tasks.items():
                 with folder.results.timed(f"{name}_{when}"):
                     self._run_task(name, task, pl_module, folder, when, trainer)

@@ -15,6 +15,7 @@ from hotfix.data.encode import EncodedPair, encode_text
 from hotfix.data.packing import pack
 from hotfix.errors import ConfigError
 from hotfix.models.modes import evaluating
+from hotfix.models.sharded import whole
 from hotfix.models.states import own_precision
 from hotfix.modules import FineTune, HotfixModule
 from hotfix.spacing import evenly
@@ -83,7 +84,7 @@ class Quantities:
     def _measure(self, module: HotfixModule, of_base: bool) -> dict[str, float]:
         model, reference = module.policy, None if of_base else module.reference
         found: dict[str, float] = {}
-        with evaluating(model), torch.no_grad(), own_precision(model):
+        with whole(model), evaluating(model), torch.no_grad(), own_precision(model):
             if self._on_pairs:
                 found |= _pair_means(_shared(self._pairs, lambda some: pair_log_probs(model, some, _BATCH)))
             if self._on_texts:

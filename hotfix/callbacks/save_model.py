@@ -17,6 +17,7 @@ from hotfix.atomic import atomic_folder
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.exposure import Exposure
 from hotfix.errors import ConfigError
+from hotfix.models.sharded import whole
 from hotfix.modules import HotfixModule
 
 __all__ = ["SaveModel", "merged"]
@@ -57,8 +58,13 @@ class SaveModel(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save; after everything else is written, because merging uses the adapter up."""
         unfinished = trainer.interrupted or RunFolder.of(trainer).stopped_early
-        if stage != "fit" or unfinished or not trainer.is_global_zero or not isinstance(pl_module, HotfixModule):
+        if stage != "fit" or unfinished or not isinstance(pl_module, HotfixModule):
             return
+        with whole(pl_module.policy):
+            if trainer.is_global_zero:
+                self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: HotfixModule) -> None:
         folder = Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "model"
         folder.parent.mkdir(parents=True, exist_ok=True)
         model = merged(pl_module.policy)

@@ -36,23 +36,22 @@ class Factors(NamedTuple):
 
 
 def by_cholesky(factor: Tensor) -> LinearMap:
-    """Return K -> C^-1 K for C = L L^T: [D, D], then float64 [D, r] -> [D, r].
+    """Return K -> C^-1 K for C = L L^T: float64 [D, D], then [D, r] -> [D, r].
 
-    >>> by_cholesky(torch.tensor([[2.0]]))(torch.tensor([[8.0]]).double())
+    >>> by_cholesky(torch.tensor([[2.0]]).double())(torch.tensor([[8.0]]).double())
     tensor([[2.]], dtype=torch.float64)
     """
-    return lambda keys: torch.cholesky_solve(keys, factor.double())
+    return lambda keys: torch.cholesky_solve(keys, factor)
 
 
 def by_projector(basis: Tensor) -> LinearMap:
-    """Return K -> U U^T K for an orthonormal basis U: [D, m], then float64 [D, r] -> [D, r].
+    """Return K -> U U^T K for an orthonormal basis U: float64 [D, m], then [D, r] -> [D, r].
 
-    >>> by_projector(torch.tensor([[1.0], [0.0]]))(torch.tensor([[3.0], [4.0]]).double())
+    >>> by_projector(torch.tensor([[1.0], [0.0]]).double())(torch.tensor([[3.0], [4.0]]).double())
     tensor([[3.],
             [0.]], dtype=torch.float64)
     """
-    wide = basis.double()
-    return lambda keys: wide @ (wide.T @ keys)
+    return lambda keys: basis @ (basis.T @ keys)
 
 
 def closed_form(

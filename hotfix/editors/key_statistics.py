@@ -113,6 +113,9 @@ def key_moments(model: PreTrainedModel, blocks: Sequence[int], texts: Sequence[S
 class KeyStatistics:
     """Factors of the keys' second moments, by all that they depend on: in memory, on disk, or computed.
 
+    Edits are solved in float64, and an edit reads the whole factor once. To widen it would cost as much again, so in
+    memory it is wide; float32 is enough on disk.
+
     Args:
         folder: where; by default `key_statistics` in the cache folder.
     """
@@ -129,7 +132,7 @@ class KeyStatistics:
         texts: Sequence[Sequence[int]],
         derived: Derived,
     ) -> dict[int, Tensor]:
-        """Return the factors of some blocks.
+        """Return the factors of some blocks, in float64 on the model's device.
 
         Args:
             model: the base, with no patch on.
@@ -155,7 +158,7 @@ class KeyStatistics:
         self._held = {key: held for key, held in self._held.items() if key in keys.values()}
         missing = [block for block in blocks if keys[block] not in self._held]
         for block, factor in self._derived(model, missing, about, texts, derived).items():
-            self._held[keys[block]] = factor
+            self._held[keys[block]] = factor.to(model.device, torch.float64)
         return {block: self._held[keys[block]].to(model.device) for block in blocks}
 
     def _derived(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from hotfix.losses.base_states import BaseStates
 from hotfix.losses.divergence import head_divergence
 from hotfix.losses.drift import low_rank_drift
 from hotfix.models.rows import TokenRows
-from hotfix.models.states import fixed_head, head_logits, hidden_states, upper_states
+from hotfix.models.states import fixed_head, head_logits, hidden_states, plain_model, upper_states
 from hotfix.types import Side, TokenScope
 
 __all__ = ["ModelPasses", "Passes"]
@@ -85,6 +85,28 @@ class ModelPasses:
         self._model, self._batch, self._reference, self._drift = model, batch, reference, drift
         self._base = base if batch.places else None
         self._kept: dict[tuple[str, str, str], Tensor] = {}
+
+    def ahead(self, kinds: Sequence[Kind]) -> Tensor:
+        """Run what the terms may ask for before they do, and for rows that aren't there a single token.
+
+        Where processes run the model's blocks together, each has to run as many passes, in the same order, forward and
+        backward; which tokens its own micro-batch has must not matter.
+
+        Returns:
+            Zero, with a gradient through every pass of the policy; to be added to the loss.
+        """
+        through = self._zero()
+        for kind in kinds:
+            side: Side = "retain" if kind == "retain" else "fixed"
+            nothing = self._rows(side) is None
+            states = self._filler(self._base) if nothing else self._policy_states(side)
+            through = through + 0.0 * states.float().sum()
+            with torch.no_grad(), self._reference(self._model):
+                if not nothing:
+                    self._reference_states(side)
+                elif self._base is None:
+                    self._filler(None)
+        return through
 
     def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
         """See `Passes`."""
@@ -178,6 +200,15 @@ class ModelPasses:
         if rows is None:  # no targets either, so nothing will be taken from it
             return torch.zeros(0, 0, 1)
         return hidden_states(self._model, rows)
+
+    def _filler(self, base: BaseStates | None) -> Tensor:
+        """Run the blocks that a pass over rows runs, on one token."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=next(self._model.parameters()).device)
+        rows = TokenRows(one, one, one)
+        if base is None or base.first is None:
+            return hidden_states(self._model, rows)
+        width = plain_model(self._model).config.get_text_config().hidden_size
+        return upper_states(self._model, rows, torch.zeros(1, 1, width, device=one.device), base.first)
 
     def _rows(self, side: Side) -> TokenRows | None:
         return self._batch.retain if side == "retain" else self._batch.pairs

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from hotfix.adapters import Adapter, FullFineTuning, LoRA
-from hotfix.adapters.first_pass import first_pass
+from hotfix.adapters.first_pass import Kind, first_pass
 from hotfix.adapters.kept_findings import KeptFindings
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
@@ -28,6 +28,7 @@ from hotfix.losses.drift import low_rank_drift
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.layout import find_blocks
 from hotfix.models.loading import Dtype, load_causal_lm
+from hotfix.models.sharded import is_sharded
 from hotfix.models.states import check_halves, plain_model
 from hotfix.modules.base import HotfixModule
 from hotfix.patches import AdapterPatch, Patch, Provenance, WeightDelta, load_patch
@@ -120,14 +121,16 @@ class FineTune(HotfixModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted sum; log every unweighted term."""
         self._train_mode()
-        values = self.objective(self._passes(batch, self._base_states))
+        passes = self._passes(batch, self._base_states)
+        together = passes.ahead(self._kinds()) if is_sharded(self.policy) else 0.0
+        values = self.objective(passes)
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in values.items()},
             prog_bar=True,
             batch_size=max(1, len(batch.keys)),
             sync_dist=self.trainer.world_size > 1,
         )
-        return self._with_gradient(cast("Tensor", values["loss"]))
+        return self._with_gradient(cast("Tensor", values["loss"]) + together)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log every unweighted term on unseen pairs."""
@@ -215,9 +218,17 @@ class FineTune(HotfixModule):
         first_pass(self.policy, self.adapter.reference, *rows, watchers, self._kept_findings())
         self._base_states = states if states and states.serves(self.adapter.reference, loader.pairs) else None
 
+    def _kinds(self) -> tuple[Kind, ...]:
+        """What rows a step may have, on any process."""
+        loader = self.trainer.train_dataloader
+        return ("pairs",) if isinstance(loader, PairLoader) and not loader.retain_size else ("pairs", "retain")
+
     def _kept_findings(self) -> KeptFindings | None:
         """Where the pass is kept; not with a cache of nothing, which says to compute everything anew."""
-        if not self.cache_base:
+        # Processes that share a base's parts have to run it together: all of them, or none. Nodes may have disks of
+        # their own, of which one has the file.
+        apart = is_sharded(self.policy) and self.trainer.num_nodes > 1
+        if not self.cache_base or apart:
             return None
         base = {
             "base": self.base_fingerprint,

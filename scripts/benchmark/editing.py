@@ -47,10 +47,11 @@ def _closed_form(outputs: int, width: int, repeats: int) -> Finding:
     moment = (ordinary @ ordinary.T) / ordinary.shape[1] + 1e-4 * torch.eye(width)
     factor = torch.linalg.cholesky(moment.double()).float()
     whole = (factor @ factor.T).double()
+    kept = factor.double()  # as editors hold it
     key, gain = torch.randn(width, 1, generator=generator), torch.randn(outputs, 1, generator=generator)
 
     def ours() -> Tensor:
-        made = closed_form(by_cholesky(factor), key, gain, _MU)
+        made = closed_form(by_cholesky(kept), key, gain, _MU)
         return made.left @ made.right
 
     def peer() -> Tensor:

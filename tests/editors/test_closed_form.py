@@ -77,7 +77,7 @@ def test_alpha_edit_is_the_direct_solve_and_leaves_the_preserved_span_alone() ->
     assert 0 < basis.shape[1] < WIDTH
     eye = torch.eye(WIDTH, dtype=torch.float64)
     direct = R @ K.T @ p @ torch.linalg.inv(K @ K.T @ p + KEPT @ KEPT.T @ p + l2 * eye)
-    found = product(closed_form(by_projector(basis), K, R, l2, KEPT))
+    found = product(closed_form(by_projector(basis.double()), K, R, l2, KEPT))
     torch.testing.assert_close(found, direct, rtol=1e-4, atol=1e-6)
     preserved = (eye - p) @ drawn(WIDTH, 5, seed=4)
     torch.testing.assert_close(found @ preserved, torch.zeros(OUT, 5, dtype=torch.float64), atol=1e-5, rtol=0)
@@ -104,6 +104,6 @@ def test_equal_keys_are_no_trouble() -> None:
 
 def test_a_kept_factor_is_good_enough_for_the_solution() -> None:
     """Kept in float32, a factor may move the solution by what float32 resolves, not by its conditioning."""
-    kept = by_cholesky(cholesky_factor(moment(), RIDGE))
+    kept = by_cholesky(cholesky_factor(moment(), RIDGE).double())
     direct = torch.linalg.solve(15 * with_ridge(moment()) + K @ K.T, K @ R.T).T
     torch.testing.assert_close(product(closed_form(kept, K, R, 15.0)), direct, rtol=1e-3, atol=1e-5)
