@@ -19,7 +19,7 @@ from hotfix.editors.key_statistics import Derived, KeyStatistics
 from hotfix.editors.layers import best_run, block_scores, check_blocks
 from hotfix.editors.repair.failures import detect
 from hotfix.editors.rows import target_rows
-from hotfix.editors.values import Place, Search, search_value
+from hotfix.editors.values import Place, Search, search_values
 from hotfix.errors import ConfigError, DataError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.layout import Projection, feed_forward_output, find_blocks, lower_blocks
@@ -189,7 +189,7 @@ class LocateThenEdit(WeightEditor):
     ) -> Remembered:
         """Bring the requests' values about, a share in every block; each block sees what those below it did."""
         place = self.place(model, blocks[-1])
-        values = [search_value(model, place, request, around, self.search) for request in requests]
+        values = search_values(model, place, requests, around, self.search)
         targets = torch.stack([value.target(self.written) for value in values], dim=1)  # [H, r]
         found: dict[str, Change] = {}
         remembered = dict(memory)

@@ -8,10 +8,10 @@ is computed once (`hotfix.editors.tails`), and above only gradients of activatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +20,16 @@ from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
-from hotfix.editors.rows import TargetRows, target_rows
+from hotfix.editors.rows import target_rows
 from hotfix.editors.tails import Tails, tail_states, tails_from
 from hotfix.models.layout import find_blocks
 from hotfix.models.states import head_logits
 from hotfix.models.trace import captured, changed_output
 
-__all__ = ["Place", "Search", "Value", "search_value"]
+__all__ = ["Place", "Search", "Value", "search_values"]
 
 _INPUT = "what enters the block"
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -93,92 +94,154 @@ class Value(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """A search's fixed parts: the first `asking` rows ask for the target, the others should stay as `usual` says."""
+    """B rows, V values: each value has rows that ask for its target, then others that should stay as they are.
+
+    Attributes:
+        model: frozen.
+        place: where values are added.
+        tails: the rows from their prompts' last tokens on.
+        owner: value of each row, int64 [B].
+        row: of each target token, int64 [N].
+        column: where in the tail it is predicted, int64 [N].
+        token: its id, int64 [N].
+        other: rows that should stay, int64 [M].
+        usual: what these predict without a value, log p [M, vocabulary].
+    """
 
     model: PreTrainedModel
     place: Place
-    rows: TargetRows
-    asking: int
     tails: Tails
+    owner: Tensor
+    row: Tensor
+    column: Tensor
+    token: Tensor
+    other: Tensor
     usual: Tensor
 
+    def only(self, values: Tensor) -> Self:
+        """Return the rows of some values, bool [V]."""
+        chosen = values[self.owner].nonzero()[:, 0]
+        place = self.owner.new_full((len(self.owner),), -1)
+        place[chosen] = torch.arange(len(chosen), device=place.device)
+        asked, stays = place[self.row] >= 0, place[self.other] >= 0
+        return self._replace(
+            tails=self.tails.only(chosen),
+            owner=self.owner[chosen],
+            row=place[self.row[asked]],
+            column=self.column[asked],
+            token=self.token[asked],
+            other=place[self.other[stays]],
+            usual=self.usual[stays],
+        )
 
-def search_value(
-    model: PreTrainedModel, place: Place, request: EncodedRequest, around: Surroundings, search: Search
-) -> Value:
-    """Search the vectors that make the target likely behind the prompt, in every context.
 
-    All target tokens count, each where it is predicted; the vectors stand at the prompt's last token. Other requests
-    have no part in it, so a request's value is the same in any batch.
+def search_values(
+    model: PreTrainedModel, place: Place, requests: Sequence[EncodedRequest], around: Surroundings, search: Search
+) -> list[Value]:
+    """Search, for each request, the vectors that make its target likely behind its prompt, in every context.
+
+    All target tokens count, each where it is predicted; the vectors stand at the prompt's last token. Values are
+    searched together, but no request has a part in another's, so a value is the same in any batch, but for rounding.
     """
-    own = in_contexts(request, around)
-    rows = target_rows([*own, *around.others], model.device)
-    tails, start = _tails(model, place, rows)
-    usual = head_logits(model, tails.states[len(own) :]).log_softmax(-1)
-    problem = _Problem(model, place, rows, len(own), tails, usual)
-    shift = {name: nn.Parameter(torch.zeros_like(vector)) for name, vector in start.items()}
-    groups = [
-        {"params": [shift[name]], "lr": search.learning_rate * float(vector.square().mean().sqrt())}
-        for name, vector in start.items()
-    ]
-    optimizer, found = torch.optim.Adam(groups), float("inf")
-    best = {name: vector.detach().clone() for name, vector in shift.items()}
+    found: list[Value] = []
+    for start in range(0, len(requests), _TOGETHER):
+        found += _search(model, place, requests[start : start + _TOGETHER], around, search)
+    return found
+
+
+def _search(
+    model: PreTrainedModel, place: Place, requests: Sequence[EncodedRequest], around: Surroundings, search: Search
+) -> list[Value]:
+    problem, start = _problem(model, place, requests, around)
+    # In units of the original vectors' size, so one rate fits all values.
+    units = {name: vectors.square().mean(1, keepdim=True).sqrt() for name, vectors in start.items()}
+    steps = {name: nn.Parameter(torch.zeros_like(vectors)) for name, vectors in start.items()}
+    optimizer = torch.optim.Adam(steps.values(), lr=search.learning_rate)
+    best = {name: torch.zeros_like(vectors) for name, vectors in start.items()}
+    found = torch.full((len(requests),), torch.inf, device=model.device)
+    going = torch.ones_like(found, dtype=torch.bool)
     for step in range(search.steps + 1):
-        loss, rest = _loss(problem, shift, start, search)
-        if not torch.isfinite(loss + rest):
-            break
-        found, best = float(loss.detach()), {name: vector.detach().clone() for name, vector in shift.items()}
-        if step == search.steps or found < search.enough:
+        shift = {name: units[name] * steps[name] for name in steps}
+        losses, rest = _losses(problem, shift, start, search)
+        going &= torch.isfinite(losses + rest).detach()
+        found = losses.detach().where(going, found)
+        best = {name: vectors.detach().where(going[:, None], best[name]) for name, vectors in shift.items()}
+        still = going & (found >= search.enough)
+        if step == search.steps or not still.any():
             break
         optimizer.zero_grad()
-        (loss + rest).backward()
+        (losses + rest)[still].sum().backward()
+        if not torch.equal(still, going):
+            going, problem = still, problem.only(still)
         optimizer.step()
-        _clamp(shift, start, search.clamp)
-    return Value(start, best, found)
-
-
-def _loss(
-    problem: _Problem, shift: Mapping[str, Tensor], start: Mapping[str, Tensor], search: Search
-) -> tuple[Tensor, Tensor]:
-    """Return the target's loss, and what else is paid for the shift."""
-    rows, count = problem.rows, problem.asking
-    asked = rows.row < count
-    states = _shifted_states(problem.model, problem.place, problem.tails, shift)
-    chosen = states[rows.row[asked], rows.column[asked] - rows.last[rows.row[asked]]]
-    logits = head_logits(problem.model, torch.cat([chosen, states[count:, 0]]))
-    wanted = int(asked.sum())
-    loss = F.cross_entropy(logits[:wanted], rows.token[asked])
-    rest = loss.new_zeros(())
-    for name, vector in shift.items():
-        rest = rest + search.decay * vector.square().sum() / start[name].square().sum()
-    if len(rows.last) > count:
-        now = logits[wanted:].log_softmax(-1)
-        rest = rest + search.kl * (now.exp() * (now - problem.usual)).sum(-1).mean()
-    return loss, rest
+        _clamp(steps, {name: start[name] / units[name] for name in start}, search.clamp)
+    return [
+        Value({n: v[i] for n, v in start.items()}, {n: v[i] for n, v in best.items()}, float(found[i]))
+        for i in range(len(requests))
+    ]
 
 
 @torch.no_grad()
-def _tails(model: PreTrainedModel, place: Place, rows: TargetRows) -> tuple[Tails, dict[str, Tensor]]:
-    """Run the model once; also return what the place's modules put out at the first row's prompt end, [H]."""
+def _problem(
+    model: PreTrainedModel, place: Place, requests: Sequence[EncodedRequest], around: Surroundings
+) -> tuple[_Problem, dict[str, Tensor]]:
+    """Run the model once; also return what the place's modules put out at the bare prompts' ends, [V, H]."""
+    contexts = [in_contexts(request, around) for request in requests]
+    texts = [text for own in contexts for text in (*own, *around.others)]
+    asks = [ask for own in contexts for ask in [True] * len(own) + [False] * len(around.others)]
+    owner = [i for i, own in enumerate(contexts) for _ in range(len(own) + len(around.others))]
+    rows = target_rows(texts, model.device)
     block = find_blocks(model.get_decoder()).blocks[place.block]
     with captured({_INPUT: block}, "input") as entered, captured(place.modules, "output") as seen:
         tails = tails_from(model, rows.rows, rows.last, lambda: entered[_INPUT])
-    return tails, {name: seen[name][0, rows.last[0]].float() for name in place.modules}
+    bare = torch.tensor([owner.index(i) for i in range(len(requests))], device=model.device)
+    start = {name: seen[name][bare, rows.last[bare]].float() for name in place.modules}
+    asking = torch.tensor(asks, device=model.device)
+    other, asked = (~asking).nonzero()[:, 0], asking[rows.row]
+    usual = head_logits(model, tails.states[other]).log_softmax(-1)
+    row, column = rows.row[asked], (rows.column - rows.last[rows.row])[asked]
+    belongs = torch.tensor(owner, device=model.device)
+    return _Problem(model, place, tails, belongs, row, column, rows.token[asked], other, usual), start
 
 
-def _shifted_states(model: PreTrainedModel, place: Place, tails: Tails, shift: Mapping[str, Tensor]) -> Tensor:
-    """Return the last hidden states of the tails, [B, S, H], with vectors added at their first tokens."""
+def _losses(
+    problem: _Problem, shift: Mapping[str, Tensor], start: Mapping[str, Tensor], search: Search
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of each value's target, [V], and what else is paid for its shift, [V]; 0 for values left."""
+    p = problem
+    states = _shifted_states(p, shift)
+    logits = head_logits(p.model, torch.cat([states[p.row, p.column], states[p.other, 0]]))
+    wanted, count = len(p.row), len(next(iter(start.values())))
+    losses = _means(F.cross_entropy(logits[:wanted], p.token, reduction="none"), p.owner[p.row], count)
+    rest = losses.new_zeros(count)
+    for name, vectors in shift.items():
+        rest = rest + search.decay * vectors.square().sum(1) / start[name].square().sum(1)
+    if len(p.other):
+        now = logits[wanted:].log_softmax(-1)
+        rest = rest + search.kl * _means((now.exp() * (now - p.usual)).sum(-1), p.owner[p.other], count)
+    return losses, rest
 
-    def at_first(vector: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda out: torch.cat([out[:, :1] + vector.to(out.dtype), out[:, 1:]], dim=1)
+
+def _means(values: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Average by owner: [N] -> [count], 0 where there is nothing."""
+    return values.new_zeros(count).index_add(0, owner, values) / owner.bincount(minlength=count).clamp(min=1)
+
+
+def _shifted_states(problem: _Problem, shift: Mapping[str, Tensor]) -> Tensor:
+    """Return the last hidden states of the tails, [B, S, H], with each row's vectors added at its first token."""
+
+    def at_first(vectors: Tensor) -> Callable[[Tensor], Tensor]:
+        own = vectors[problem.owner, None]  # [B, 1, H]
+        return lambda out: torch.cat([out[:, :1] + own.to(out.dtype), out[:, 1:]], dim=1)
 
     with ExitStack() as stack:
-        for name, vector in shift.items():
-            stack.enter_context(changed_output(place.modules[name], at_first(vector)))
-        return tail_states(model, tails, place.block)
+        for name, vectors in shift.items():
+            stack.enter_context(changed_output(problem.place.modules[name], at_first(vectors)))
+        return tail_states(problem.model, problem.tails, problem.place.block)
 
 
 @torch.no_grad()
 def _clamp(shift: Mapping[str, Tensor], start: Mapping[str, Tensor], longest: float) -> None:
-    for name, vector in shift.items():
-        vector.mul_((longest * start[name].norm() / vector.norm().clamp(min=1e-12)).clamp(max=1))
+    for name, vectors in shift.items():
+        length = vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        vectors.mul_((longest * start[name].norm(dim=1, keepdim=True) / length).clamp(max=1))

@@ -17,7 +17,7 @@ from hotfix.editors.base import frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
 from hotfix.editors.locate_then_edit import LocateThenEdit, observed
 from hotfix.editors.rows import target_rows
-from hotfix.editors.values import search_value
+from hotfix.editors.values import search_values
 from hotfix.errors import ConfigError, DataError
 from hotfix.models.layout import feed_forward_output
 from hotfix.models.states import hidden_states
@@ -75,7 +75,9 @@ def test_memit_without_lambda_writes_the_values_exactly(make: type[PreTrainedMod
         first = whole._replace(target=whole.target[:window])
         place = editor.place(model, 1)
         with frozen(model):
-            wanted = search_value(model, place, first, drawn(BARE, getattr(model.config, "n_positions", 512)), BARE)
+            [wanted] = search_values(
+                model, place, [first], drawn(BARE, getattr(model.config, "n_positions", 512)), BARE
+            )
         with worn(patch, model):
             found = output(model, first, place.modules["block"])
         torch.testing.assert_close(found, wanted.target("block"), rtol=1e-3, atol=1e-4)
@@ -91,7 +93,7 @@ def test_rome_writes_the_value_at_its_key(make: type[PreTrainedModel], protocol:
     around, request = drawn(AROUND, getattr(model.config, "n_positions", 512)), encoded(FIRST)
     projection, place = feed_forward_output(model, 1), editor.place(model, 1)
     with frozen(model):
-        wanted = search_value(model, place, request, around, AROUND).target(editor.written)
+        wanted = search_values(model, place, [request], around, AROUND)[0].target(editor.written)
     seen = observed(model, projection, place, editor.written, request, around)
     key = editor.key(seen) if protocol == "consistent" else seen.keys[0]
     [change] = patch_of(editor, model, FIRST).changes.values()
@@ -181,7 +183,7 @@ def test_pmet_writes_the_feed_forward_value_only() -> None:
     request = encoded(FIRST)
     place = editor.place(model, 1)
     with frozen(model):
-        wanted = search_value(model, place, request, drawn(BARE), BARE)
+        [wanted] = search_values(model, place, [request], drawn(BARE), BARE)
     assert wanted.shift["attention"].norm() > 0
     with worn(patch_of(editor, model, FIRST), model):
         found = {name: output(model, request, module) for name, module in place.modules.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,7 +13,7 @@ from hotfix.editors import values
 from hotfix.editors.base import Background, frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings, windows
 from hotfix.editors.rows import TargetRows, target_rows
-from hotfix.editors.values import Place, Search, search_value
+from hotfix.editors.values import Place, Search, search_values
 from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.tiny import tiny_model, tiny_tokenizer
@@ -50,7 +52,7 @@ def test_the_target_is_likely_with_the_value_that_is_found() -> None:
     model = tiny_model()
     request = EncodedRequest("1", REQUEST.prompt, REQUEST.target[:1])
     with frozen(model):
-        found = search_value(model, block(model), request, around(prefixes=0), Search(steps=20))
+        [found] = search_values(model, block(model), [request], around(prefixes=0), Search(steps=20))
     shift = found.shift["block"]
     before, after = loss_with(model, torch.zeros(32), request), loss_with(model, shift, request)
     assert after < before - 0.5
@@ -64,15 +66,34 @@ def test_other_rows_and_their_padding_make_no_difference() -> None:
     long = long._replace(others=[EncodedRequest("o", [1] * 60, [2]), *long.others])
     search = Search(steps=6, kl=0.0)
     with frozen(model):
-        one = search_value(model, place(model), REQUEST, short, search)
-        two = search_value(model, place(model), REQUEST, long, search)
+        [one] = search_values(model, place(model), [REQUEST], short, search)
+        [two] = search_values(model, place(model), [REQUEST], long, search)
     torch.testing.assert_close(one.shift["feed-forward"], two.shift["feed-forward"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_value_is_the_same_in_any_batch() -> None:
+    """Also where others have longer rows, are done earlier, or are searched in the next batch."""
+    model = tiny_model()
+    requests = [EncodedRequest(str(i), [7, 3 * i + 2, *range(3, 3 + i)], [9 + i, 4][: 1 + i % 2]) for i in range(18)]
+    drawn = around()
+    with frozen(model):
+        enough = median(value.loss for value in search_values(model, place(model), requests, drawn, Search(steps=12)))
+        search = Search(steps=12, enough=enough + 0.01)
+        together = search_values(model, place(model), requests, drawn, search)
+        for found, request in zip(together, requests, strict=True):
+            [alone] = search_values(model, place(model), [request], drawn, search)
+            assert found.loss == pytest.approx(alone.loss, rel=1e-3)
+            torch.testing.assert_close(found.start, alone.start, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found.shift, alone.shift, rtol=1e-2, atol=1e-4)
+    done = [value.loss < search.enough for value in together]
+    assert any(done)
+    assert not all(done)
 
 
 def test_the_change_is_held_within_its_bound() -> None:
     model = tiny_model()
     with frozen(model):
-        found = search_value(model, place(model), REQUEST, around(), Search(steps=9, clamp=0.25))
+        [found] = search_values(model, place(model), [REQUEST], around(), Search(steps=9, clamp=0.25))
     ratio = found.shift["feed-forward"].norm() / found.start["feed-forward"].norm()
     assert ratio == pytest.approx(0.25, rel=1e-4)
 
@@ -80,8 +101,8 @@ def test_the_change_is_held_within_its_bound() -> None:
 def test_drift_at_other_prompts_is_paid_for() -> None:
     model = tiny_model()
     with frozen(model):
-        free = search_value(model, place(model), REQUEST, around(), Search(steps=15, kl=0.0))
-        paid = search_value(model, place(model), REQUEST, around(), Search(steps=15, kl=100.0))
+        [free] = search_values(model, place(model), [REQUEST], around(), Search(steps=15, kl=0.0))
+        [paid] = search_values(model, place(model), [REQUEST], around(), Search(steps=15, kl=100.0))
     assert paid.shift["feed-forward"].norm() < free.shift["feed-forward"].norm()
     assert paid.loss > free.loss
 
@@ -108,7 +129,7 @@ def test_the_loss_is_of_the_target_s_tokens_where_they_are_predicted(
     before = before._replace(bos=start % 257, prefixes=[[t % 257 for t in p] for p in before.prefixes])
     model = tiny_model()
     with frozen(model):
-        search_value(model, place(model), small, before, Search(steps=0))
+        search_values(model, place(model), [small], before, Search(steps=0))
     [rows] = seen
     for row in range(len(before.prefixes)):
         mine = rows.row == row
