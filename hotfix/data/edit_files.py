@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hotfix.data.edit_building import choose, with_neighbours, with_paraphrases
 from hotfix.data.edit_data import EditData
+from hotfix.data.edit_parts import parted
 from hotfix.data.edit_rows import EditRow, Frame, parse_edit
 from hotfix.data.edit_splits import Fold, by_fold, by_fractions
 from hotfix.data.edits import EditRequest
@@ -48,6 +49,8 @@ class EditFiles(EditData):
         joint: what stands between the prompt and the target.
         paraphrases: how many to give a row that has none.
         neighbours: how many to give a row that has none.
+        target_tokens: part each target into pieces of so many tokens, each an edit of its own behind all that comes
+            before it; with 1, each is a token, as repair methods count failures. Null leaves targets whole.
         count: at most this many edits of a split, evenly spaced; null for all that there are.
         fold: deal a file that stands under train and test into two halves; 0 tests one of them and 1 the other. A tenth
             of the training half goes to validation if the file stands there, too.
@@ -73,6 +76,7 @@ class EditFiles(EditData):
         joint: str = "",
         paraphrases: int = 0,
         neighbours: int = 0,
+        target_tokens: int | None = None,
         count: int | None = None,
         fold: Fold | None = None,
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -105,6 +109,7 @@ class EditFiles(EditData):
         self.frame = Frame(template, joint)
         self.paraphrases = paraphrases
         self.neighbours = neighbours
+        self.target_tokens = target_tokens
         self.count = count
         self.fold = fold
         self.splitter = Splitter("row", fractions, split_seed)
@@ -123,14 +128,15 @@ class EditFiles(EditData):
             hint = f"point data.init_args.{split} to a file with rows for it"
             raise DataError(f"nothing to read for {split}: no rows, or all name another split", names, hint=hint)
         _check_ids(rows)
-        return [row.request() for row in self._built(rows, split)]
+        requests = [row.request() for row in self._built(rows, split)]
+        return parted(requests, self.tokenizer, self.target_tokens) if self.target_tokens else requests
 
     def _check(self) -> None:
         if not any(self._files.values()):
             raise ConfigError("data.init_args: no file of edits; name one under train, validation or test")
         if self.frame.template.count("{}") != 1:
             raise ConfigError(f"data.init_args.template is {self.frame.template!r}, expected {{}} in it, once")
-        for name, least in (("paraphrases", 0), ("neighbours", 0), ("count", 1)):
+        for name, least in (("paraphrases", 0), ("neighbours", 0), ("target_tokens", 1), ("count", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"data.init_args.{name} is {value}, expected at least {least}")
