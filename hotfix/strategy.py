@@ -26,7 +26,7 @@ class ShardedBase(DDPStrategy):
 
     The adapter is whole on every process, so a checkpoint is the same single file as of one process, and any number of
     processes can go on from it. Measuring needs the whole base on each device, because processes measure examples of
-    their own; where it has no room, say `measure: {}` and measure the saved patch elsewhere.
+    their own; where it has no room, set the tasks under `measure` to null and measure the saved patch elsewhere.
 
     Args:
         init_args: as of Lightning's DDPStrategy.
