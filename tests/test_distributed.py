@@ -13,6 +13,7 @@ from smoke_runs import NO_MEASURE, ROOT, arguments, finish, fit, numbers, result
 _OVERLAY, _SHARDED = (str(ROOT / "configs" / "overlay" / f"{name}.yaml") for name in ("ddp", "fsdp"))
 _STEPS = 12
 _NOTE, _HELD = (("--trainer.callbacks+", f'{{"class_path": "small_callbacks.{n}"}}') for n in ("RankNote", "HeldNote"))
+_SAVED = ("--trainer.callbacks+", "hotfix.callbacks.SaveModel")
 # Which tokens stand for all depends on the micro-batch, by design; all of them do not.
 _WORDS = (
     *("--trainer.max_steps", str(_STEPS)),
@@ -23,9 +24,9 @@ _WORDS = (
 @pytest.mark.parametrize("overlay", [_OVERLAY, _SHARDED], ids=["ddp", "fsdp"])
 def test_two_processes_equal_one(tmp_path: Path, overlay: str) -> None:
     # Caches of their own: the base has to be measured by both processes, too.
-    words = [*_WORDS, "--config", overlay, *_NOTE]
+    words = [*_WORDS, *_SAVED, "--config", overlay, *_NOTE]
     process = spawn(arguments(tmp_path / "two", *words), tmp_path / "cache", PYTHONPATH=str(ROOT / "tests"))
-    expected = fit(tmp_path / "one", *_WORDS)
+    expected = fit(tmp_path / "one", *_WORDS, *_SAVED)
     output = finish(process)
     assert process.returncode == 0, output
     pairs = [int((tmp_path / "two" / f"rank-{rank}-of-2").read_text(encoding="utf-8")) for rank in range(2)]
@@ -37,6 +38,8 @@ def test_two_processes_equal_one(tmp_path: Path, overlay: str) -> None:
     assert numbers(found["tasks"]) == pytest.approx(numbers(expected["tasks"]), abs=1e-5, nan_ok=True)
     assert len(numbers(found["tasks"])) == 2 * 21
     _assert_same_patch(tmp_path / "two", tmp_path / "one")
+    saved = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("two", "one")]
+    torch.testing.assert_close(saved[0], saved[1], rtol=0, atol=0.02)
 
 
 def test_a_sharded_base_needs_no_caches_and_no_even_batches_and_one_process_can_go_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hotfix.atomic import atomic_folder
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.exposure import Exposure
 from hotfix.errors import ConfigError
-from hotfix.models.sharded import whole
+from hotfix.models.sharded import whole, whole_state
 from hotfix.modules import HotfixModule
 
 __all__ = ["SaveModel", "merged"]
@@ -69,7 +69,7 @@ class SaveModel(Callback):
         folder.parent.mkdir(parents=True, exist_ok=True)
         model = merged(pl_module.policy)
         with atomic_folder(folder) as partial:
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, state_dict=whole_state(model))
             pl_module.tokenizer.save_pretrained(partial)
             data = trainer.datamodule  # type: ignore[attr-defined]
             if isinstance(data, Exposure) and data.canaries:

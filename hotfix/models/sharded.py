@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -20,7 +20,7 @@ from hotfix.errors import ConfigError
 from hotfix.models.layout import find_blocks
 from hotfix.models.states import plain_model
 
-__all__ = ["is_sharded", "shard_frozen", "whole"]
+__all__ = ["is_sharded", "shard_frozen", "whole", "whole_state"]
 
 
 def shard_frozen(model: nn.Module, mesh: DeviceMesh) -> list[str]:
@@ -64,6 +64,17 @@ def shard_frozen(model: nn.Module, mesh: DeviceMesh) -> list[str]:
 def is_sharded(model: nn.Module) -> bool:
     """Whether some of its weights are parts only, at this moment."""
     return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor] | None:
+    """Return the `state_dict` of a model inside `whole`: its own method would cut it up again. Else None."""
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        return None
+    copies: dict[int, Tensor] = {}
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    # A tied weight stays one tensor.
+    found = {name: copies.setdefault(id(tensor), tensor.detach().clone()) for name, tensor in held}
+    return {name: found[name] for name in model.state_dict()}
 
 
 @contextmanager
