@@ -9,6 +9,7 @@ import pytest
 import torch
 from loss_bench import Bench
 
+from hotfix.data.packing import pack
 from hotfix.losses import NLL, KLToReference, Objective, Unlikelihood
 from hotfix.models.states import hidden_states
 from hotfix.types import SCOPES, SIDES
@@ -39,6 +40,21 @@ def test_what_is_not_asked_for_does_not_run(bench: Bench, runs: list[bool]) -> N
     NLL()(found)
     Unlikelihood()(found)
     assert runs == [True]
+
+
+def test_ahead_runs_all_there_may_be_and_the_terms_nothing_more(bench: Bench, runs: list[bool]) -> None:
+    """In the same order whatever rows there are: other processes wait for each pass."""
+    ordered = [True, False, True, False]
+    for retain in (bench.retain, []):
+        runs.clear()
+        found = bench.passes(pack(bench.pairs, retain))
+        through = found.ahead(("pairs", "retain"))
+        assert runs == ordered
+        assert through.item() == 0
+        through.backward()
+        assert all(weight.grad is not None and not weight.grad.any() for weight in bench.trained().values())
+        Objective(NLL(), Unlikelihood(), KLToReference())(found)
+        assert runs == ordered
 
 
 def test_log_probs_agree_with_logits_and_rows_with_both(bench: Bench) -> None:
