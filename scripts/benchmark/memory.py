@@ -15,6 +15,7 @@ __all__ = ["run"]
 _Layout = Literal["packed", "padded"]
 _LENGTHS = (128, 512, 1024)
 _BATCHES = (2, 8)
+_NOTE = "above the model's own, learn + unlearn + retain, LoRA on all linear layers, bfloat16"
 
 
 def run(repeats: int) -> Iterator[Finding]:
@@ -24,15 +25,19 @@ def run(repeats: int) -> Iterator[Finding]:
             ours, padded = (_measured(layout, length, batch) for layout in get_args(_Layout))
             ratio = padded / ours
             name = f"memory of a step, {length} tokens, {batch} pairs"
-            note = "above the model's own, learn + unlearn + retain, LoRA on all linear layers, bfloat16"
-            yield Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, note)
+            yield Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, _NOTE)
+    again = _measured("packed", _LENGTHS[-1], _BATCHES[-1], "--checkpointing")
+    name = f"the same with gradient checkpointing, {_LENGTHS[-1]} tokens, {_BATCHES[-1]} pairs"
+    yield Finding(
+        name, "GB", again, ours, ours / again, ours / again, ours / again, None, 1, f"{_NOTE}; the peer: without"
+    )
 
 
-def _measured(layout: _Layout, length: int, batch: int) -> float:
-    return float(apart(__file__, "--layout", layout, "--length", str(length), "--batch", str(batch)))
+def _measured(layout: _Layout, length: int, batch: int, *more: str) -> float:
+    return float(apart(__file__, "--layout", layout, "--length", str(length), "--batch", str(batch), *more))
 
 
-def _step(layout: _Layout, length: int, batch: int) -> float:
+def _step(layout: _Layout, length: int, batch: int, checkpointing: bool) -> float:
     """Make two steps; return how much the resident set grew over that with model and optimizer, in GB."""
     import torch
 
@@ -40,12 +45,20 @@ def _step(layout: _Layout, length: int, batch: int) -> float:
     from hotfix.data.encode import Branch, EncodedPair
     from hotfix.data.packing import pack
     from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
+    from hotfix.models.layout import find_blocks
     from hotfix.models.loading import load_causal_lm
     from hotfix.models.peak_memory import peak_resident, reset_peak_resident
+    from hotfix.models.states import plain_model
 
     adapter = LoRA(rank=8)
     model = adapter.attach(load_causal_lm("smollm2-135m", "bfloat16"))
     model.eval()
+    if checkpointing:
+        # As FineTune does: blocks compute anew in training only.
+        decoder = plain_model(model).get_decoder()
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for block in find_blocks(decoder).blocks:
+            block.training = True
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     objective = Objective(
         NLL(side="fixed", scope="edited"),
@@ -77,5 +90,6 @@ if __name__ == "__main__":
     parser.add_argument("--layout", choices=get_args(_Layout))
     parser.add_argument("--length", type=int)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--checkpointing", action="store_true")
     given = parser.parse_args()
-    sys.stdout.write(f"{_step(given.layout, given.length, given.batch)}\n")
+    sys.stdout.write(f"{_step(given.layout, given.length, given.batch, given.checkpointing)}\n")
