@@ -7,7 +7,7 @@ from torch import Tensor
 from hotfix.editors.closed_form import LinearMap, by_projector
 from hotfix.editors.key_statistics import Derived
 from hotfix.editors.layers import at_depths
-from hotfix.editors.locate_then_edit import Layers, LocateThenEdit
+from hotfix.editors.locate_then_edit import Layers, LocateThenEdit, Window
 from hotfix.editors.values import Search
 from hotfix.errors import ConfigError
 
@@ -25,7 +25,8 @@ class AlphaEdit(LocateThenEdit):
         threshold: share of ordinary keys' square length that the directions may hold which are changed. Published:
             singular values below 0.02, whatever the model's are.
         ridge: L2, in units of the mean of k^T P k over the keys. Published: 1, absolute.
-        window: part a longer target into windows of so many tokens, each with a vector of its own.
+        window: part a longer target into windows of so many tokens, each with a vector of its own; `auto`: as short as
+            leaves room, see `LocateThenEdit`.
         remember: in sequential mode, hold what the keys of earlier edits give.
         hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
             own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
@@ -39,7 +40,7 @@ class AlphaEdit(LocateThenEdit):
         search: Search | None = None,
         threshold: float = 0.02,
         ridge: float = 0.1,
-        window: int | None = None,
+        window: Window = None,
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,

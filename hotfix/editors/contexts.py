@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from hotfix.data.edits import EncodedRequest, encode_request
 from hotfix.data.encode import encode_text
 from hotfix.editors.base import Background
 
-__all__ = ["Surroundings", "contrasts", "in_contexts", "probes", "surroundings", "windows"]
+__all__ = ["Surroundings", "contrasts", "in_contexts", "probes", "shortest_window", "surroundings", "windows"]
 
 _BEGINNING, _ENDING = 2, 4
 _PROBES, _PIECE, _TARGET = 8, 24, 4
@@ -117,6 +118,19 @@ def contrasts(request: EncodedRequest, around: Surroundings, count: int) -> list
     ]
     other = [prompt for prompt in around.prompts if prompt != request.prompt]
     return [EncodedRequest(request.id, prompt, request.target[:1]) for prompt in [*other, *changed][:count]]
+
+
+def shortest_window(lengths: Sequence[int], room: int) -> int:
+    """Return the smallest window with which targets of some lengths take no more vectors than there is room for.
+
+    Where there is too little for one vector each, that is what they take.
+
+    >>> shortest_window([4, 6], room=10), shortest_window([4, 6], room=9), shortest_window([4, 6], room=0)
+    (1, 2, 6)
+    """
+    longest = max(lengths, default=1)
+    fitting = (size for size in range(1, longest) if sum(-(-length // size) for length in lengths) <= room)
+    return next(fitting, longest)
 
 
 def probes(tokenizer: PreTrainedTokenizerBase, background: Background, around: Surroundings) -> list[EncodedRequest]:

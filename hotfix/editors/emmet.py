@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hotfix.editors.locate_then_edit import Layers
+from hotfix.editors.locate_then_edit import Layers, Window
 from hotfix.editors.rome import ROME
 from hotfix.editors.values import Search
 from hotfix.errors import ConfigError
@@ -35,7 +35,7 @@ class EMMET(ROME):
         search: Search | None = None,
         mu: float = 1e-3,
         ridge: float = 1e-4,
-        window: int | None = None,
+        window: Window = None,
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,

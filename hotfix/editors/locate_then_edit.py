@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal, NamedTuple, cast
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.base import Background, Remembered, WeightEditor
 from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_form
-from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, surroundings, windows
+from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, shortest_window, surroundings, windows
 from hotfix.editors.key_statistics import Derived, KeyStatistics
 from hotfix.editors.layers import best_run, block_scores, check_blocks
 from hotfix.editors.repair.failures import detect
@@ -29,9 +29,10 @@ from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank, WeightDelta
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Layers", "LocateThenEdit", "Observed", "keys_of", "observed", "stored", "wearing"]
+__all__ = ["Layers", "LocateThenEdit", "Observed", "Window", "keys_of", "observed", "stored", "wearing"]
 
 Layers = list[int] | Literal["auto"] | None
+Window = int | Literal["auto"] | None
 _KEY = "key"
 _HELD = 256
 _ROWS = 32
@@ -56,7 +57,9 @@ class LocateThenEdit(WeightEditor):
         layers: indices of blocks, ascending; `auto` measures which (`hotfix.editors.layers`); null is the method's own
             choice, by depth.
         search: of the values.
-        window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector.
+        window: part a longer target into windows of so many tokens, each with a vector of its own; null for one vector;
+            `auto` for as few tokens as leave room: no more vectors than a quarter of the keys' width, those of earlier
+            edits counted.
         remember: keep what the keys of earlier edits give as it is, when edits follow one another.
         hold: keep what the keys of so many other prompts give. Published: 0.
         rounds: search and solve again, at most so often, until every target token is the likeliest. Published: 1.
@@ -66,11 +69,9 @@ class LocateThenEdit(WeightEditor):
     one_by_one: ClassVar[bool] = False
     written: ClassVar[str] = "block"
 
-    def __init__(
-        self, layers: Layers, search: Search, window: int | None, remember: bool, hold: int, rounds: int
-    ) -> None:
-        if window is not None and window < 1:
-            raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, or null")
+    def __init__(self, layers: Layers, search: Search, window: Window, remember: bool, hold: int, rounds: int) -> None:
+        if isinstance(window, int) and window < 1:
+            raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, auto or null")
         if rounds < 1:
             raise ConfigError(f"editor.init_args.rounds is {rounds}, expected at least 1")
         self.layers = layers
@@ -103,7 +104,8 @@ class LocateThenEdit(WeightEditor):
             factors = self._factors(model, blocks, background)
         memory = dict(previous.memory) if previous is not None else {}
         found: dict[str, Change] = {}
-        for group in self._groups(requests):
+        for whole in [[request] for request in requests] if self.one_by_one else [list(requests)]:
+            group = self._parted(model, blocks[0], whole, memory)
             made = Remembered({}, memory)
             for again in range(self.rounds):
                 with wearing(model, found):
@@ -152,11 +154,15 @@ class LocateThenEdit(WeightEditor):
         mu, relative = self.strength(len(keys))
         return closed_form(inverse, keys, gain, mu, kept, relative)
 
-    def _groups(self, requests: Sequence[EncodedRequest]) -> Iterator[list[EncodedRequest]]:
-        """Yield what is solved together, parted into windows."""
-        groups = [[request] for request in requests] if self.one_by_one else [list(requests)]
-        for group in groups:
-            yield [part for request in group for part in windows(request, self.window)]
+    def _parted(
+        self, model: PreTrainedModel, block: int, requests: Sequence[EncodedRequest], memory: Mapping[str, Tensor]
+    ) -> list[EncodedRequest]:
+        """Part what is solved together into windows."""
+        projection = feed_forward_output(model, block)
+        earlier = memory[projection.name].shape[1] if projection.name in memory else 0
+        room = projection.weight.shape[1] // 4 - earlier
+        window = shortest_window([len(r.target) for r in requests], room) if self.window == "auto" else self.window
+        return [part for request in requests for part in windows(request, window)]
 
     def _blocks(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hotfix.editors.key_statistics import Derived
 from hotfix.editors.layers import at_depths
-from hotfix.editors.locate_then_edit import Layers, LocateThenEdit
+from hotfix.editors.locate_then_edit import Layers, LocateThenEdit, Window
 from hotfix.editors.values import Search
 from hotfix.errors import ConfigError
 
@@ -21,7 +21,8 @@ class MEMIT(LocateThenEdit):
         weight: lambda, of ordinary keys against the edited ones, in units of the keys' width: then it weighs the same
             in any model. Published: 15,000 in all, which is 0.92 widths of GPT-J's 16,384.
         ridge: added to the second moment's diagonal, relative to its mean.
-        window: part a longer target into windows of so many tokens, each with a vector of its own.
+        window: part a longer target into windows of so many tokens, each with a vector of its own; `auto`: as short as
+            leaves room, see `LocateThenEdit`.
         remember: in sequential mode, hold the keys of earlier edits against the new ones; the published code forgets
             them.
         hold: keep what the keys of so many other prompts give: of requests that may be learnt from, else the prompt's
@@ -37,7 +38,7 @@ class MEMIT(LocateThenEdit):
         search: Search | None = None,
         weight: float = 0.9,
         ridge: float = 1e-4,
-        window: int | None = None,
+        window: Window = None,
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,

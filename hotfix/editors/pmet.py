@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from transformers import PreTrainedModel
 
-from hotfix.editors.locate_then_edit import Layers
+from hotfix.editors.locate_then_edit import Layers, Window
 from hotfix.editors.memit import MEMIT
 from hotfix.editors.values import Place, Search
 from hotfix.models.layout import attention_output, feed_forward_output
@@ -39,7 +39,7 @@ class PMET(MEMIT):
         search: Search | None = None,
         weight: float = 0.9,
         ridge: float = 1e-4,
-        window: int | None = None,
+        window: Window = None,
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,

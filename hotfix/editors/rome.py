@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hotfix.editors.closed_form import Factors, LinearMap
 from hotfix.editors.key_statistics import Derived
 from hotfix.editors.layers import at_depths
-from hotfix.editors.locate_then_edit import Layers, LocateThenEdit, Observed
+from hotfix.editors.locate_then_edit import Layers, LocateThenEdit, Observed, Window
 from hotfix.editors.values import Place, Search
 from hotfix.errors import ConfigError
 from hotfix.models.layout import feed_forward_output
@@ -52,7 +52,7 @@ class ROME(LocateThenEdit):
         layers: Layers = None,
         search: Search | None = None,
         ridge: float = 1e-4,
-        window: int | None = None,
+        window: Window = None,
         protocol: Literal["consistent", "paper"] = "consistent",
         hold: int = 0,
         rounds: int = 1,

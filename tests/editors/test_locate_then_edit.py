@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from hotfix.data.edits import EditRequest, EncodedRequest, encode_request
 from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search
 from hotfix.editors import key_statistics as statistics
-from hotfix.editors.base import frozen
+from hotfix.editors.base import Remembered, frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
 from hotfix.editors.locate_then_edit import LocateThenEdit, observed
 from hotfix.editors.rows import target_rows
@@ -284,6 +284,30 @@ def test_more_rounds_write_what_one_leaves_and_no_more_are_made_than_needed(
         tiny_model(), TOKENIZER, [request], previous=patch, background=BACKGROUND
     )
     assert len(solved) == 1
+
+
+def test_windows_are_as_short_as_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of 64 keys: one target may have a vector a token, two may not, and what is remembered counts."""
+    solved: list[list[EncodedRequest]] = []
+
+    def noted(self: LocateThenEdit, *args: Any) -> Remembered:
+        solved.append(args[3])
+        name = feed_forward_output(args[0], 0).name
+        return Remembered({}, {name: torch.zeros(64, args[5].get(name, torch.zeros(64, 0)).shape[1] + len(args[3]))})
+
+    monkeypatch.setattr(LocateThenEdit, "_solve", noted)
+    one, two = encoded(FIRST), encoded(SECOND)
+    assert max(len(one.target), len(two.target)) <= 64 // 4 < len(one.target) + len(two.target)
+    editor = MEMIT([0, 1], BARE, window="auto")
+    first = patch_of(editor, tiny_model(), FIRST)
+    patch_of(editor, tiny_model(), FIRST, SECOND)
+    editor.compute(tiny_model(), TOKENIZER, [SECOND], previous=first, background=BACKGROUND)
+    assert [part.target for part in solved[0]] == [[token] for token in one.target]
+    assert {len(part.target) for part in solved[1][:-1]} <= {1, 2}
+    assert max(len(part.target) for part in solved[1]) == 2
+    left = 64 // 4 - len(one.target)
+    assert len(solved[2]) <= left
+    assert sum(len(part.target) for part in solved[2]) == len(two.target)
 
 
 def test_rounds_count_from_1() -> None:
