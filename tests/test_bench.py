@@ -121,13 +121,16 @@ def test_a_data_set_is_loaded_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("bench")
 def test_memory_is_told_for_each_length_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = importlib.import_module("memory")
-    monkeypatch.setattr(
-        memory, "_measured", lambda layout, length, batch: length * batch * (3.0 if layout == "padded" else 1.0)
-    )
-    found = list(memory.run(1))
+
+    def measured(layout: str, length: int, batch: int, *more: str) -> float:
+        return length * batch * (3.0 if layout == "padded" else 0.25 if more == ("--checkpointing",) else 1.0)
+
+    monkeypatch.setattr(memory, "_measured", measured)
+    *found, checkpointed = memory.run(1)
     assert len(found) == 6
     assert {one.ratio for one in found} == {3.0}
-    assert len({one.name for one in found}) == 6
+    assert len({one.name for one in [*found, checkpointed]}) == 7
+    assert (checkpointed.ratio, checkpointed.peer) == (4.0, found[-1].ours)
 
 
 @pytest.mark.usefixtures("bench")
