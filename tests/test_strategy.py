@@ -25,7 +25,7 @@ def test_an_adapter_on_a_model_that_takes_masks() -> None:
 
 def test_an_editor_writes_into_weights_that_nobody_would_have() -> None:
     with pytest.raises(ConfigError, match=r"is for hotfix.modules.FineTune.*model.class_path is Edit"):
-        check_shardable(Edit(FT("every"), model_name="tiny"), 512)
+        check_shardable(Edit(FT(), model_name="tiny"), 512)
 
 
 def test_rows_longer_than_a_window_would_need_two_passes() -> None:

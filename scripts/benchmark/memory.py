@@ -23,14 +23,15 @@ def run(repeats: int) -> Iterator[Finding]:
     for length in _LENGTHS:
         for batch in _BATCHES:
             ours, padded = (_measured(layout, length, batch) for layout in get_args(_Layout))
-            ratio = padded / ours
-            name = f"memory of a step, {length} tokens, {batch} pairs"
-            yield Finding(name, "GB", ours, padded, ratio, ratio, ratio, None, 1, _NOTE)
+            yield _compared(f"memory of a step, {length} tokens, {batch} pairs", ours, padded, _NOTE)
     again = _measured("packed", _LENGTHS[-1], _BATCHES[-1], "--checkpointing")
     name = f"the same with gradient checkpointing, {_LENGTHS[-1]} tokens, {_BATCHES[-1]} pairs"
-    yield Finding(
-        name, "GB", again, ours, ours / again, ours / again, ours / again, None, 1, f"{_NOTE}; the peer: without"
-    )
+    yield _compared(name, again, ours, f"{_NOTE}; the peer: without")
+
+
+def _compared(name: str, ours: float, peer: float, note: str) -> Finding:
+    ratio = peer / ours
+    return Finding(name, "GB", ours, peer, ratio, ratio, ratio, None, 1, note)
 
 
 def _measured(layout: _Layout, length: int, batch: int, *more: str) -> float:
