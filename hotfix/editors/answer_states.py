@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
-from hotfix.editors.rows import TargetRows, target_rows
+from hotfix.editors.rows import TargetRows, row_means, target_rows
 from hotfix.models.layout import Projection, feed_forward_output, find_blocks
 from hotfix.models.lower_states import LowerStates
 from hotfix.models.states import head_logits, hidden_states
@@ -68,8 +68,7 @@ def request_losses(model: PreTrainedModel, rows: TargetRows, passes: LowerStates
     states = hidden_states(model, rows.rows) if passes is None else passes.last(rows.rows)
     logits = head_logits(model, states[rows.row, rows.column])
     each = F.cross_entropy(logits, rows.token, reduction="none")
-    count = torch.bincount(rows.row, minlength=len(rows.last))
-    return each.new_zeros(len(rows.last)).index_add(0, rows.row, each) / count
+    return row_means(each, rows.row, len(rows.last))
 
 
 def answer_states(

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
-from hotfix.editors.rows import target_rows
+from hotfix.editors.rows import row_means, target_rows
 from hotfix.editors.tails import Tails, tail_states, tails_from
 from hotfix.models.layout import feed_forward_output, find_blocks, lower_blocks
 from hotfix.models.states import head_logits, hidden_states
@@ -264,7 +264,6 @@ def _losses(problem: _Problem, values: Tensor) -> tuple[Tensor, Tensor]:
         states = tail_states(model, problem.tails, block)
     logits = head_logits(model, states[problem.row, problem.column])
     token_losses = F.cross_entropy(logits, problem.token, reduction="none")
-    count = problem.row.bincount(minlength=len(values))
-    losses = token_losses.new_zeros(len(values)).index_add(0, problem.row, token_losses) / count
+    losses = row_means(token_losses, problem.row, len(values))
     wrong = (logits.argmax(dim=-1) != problem.token).long()
-    return losses, torch.zeros_like(count).index_add(0, problem.row, wrong) == 0
+    return losses, wrong.new_zeros(len(values)).index_add(0, problem.row, wrong) == 0

@@ -13,7 +13,7 @@ from hotfix.data.edits import EncodedRequest
 from hotfix.data.packing import pack_texts
 from hotfix.models.rows import TokenRows
 
-__all__ = ["TargetRows", "target_rows"]
+__all__ = ["TargetRows", "row_means", "target_rows"]
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,12 @@ def target_rows(
         wanted.column.to(device),
         wanted.token.to(device),
     )
+
+
+def row_means(values: Tensor, row: Tensor, count: int) -> Tensor:
+    """Average by row: [N] of rows [N] -> [count], 0 for a row that has none.
+
+    >>> row_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
+    tensor([2., 0., 5.])
+    """
+    return values.new_zeros(count).index_add(0, row, values) / row.bincount(minlength=count).clamp(min=1)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
-from hotfix.editors.rows import target_rows
+from hotfix.editors.rows import row_means, target_rows
 from hotfix.editors.tails import Tails, tail_states, tails_from
 from hotfix.models.layout import find_blocks
 from hotfix.models.states import head_logits
@@ -212,19 +212,14 @@ def _losses(
     states = _shifted_states(p, shift)
     logits = head_logits(p.model, torch.cat([states[p.row, p.column], states[p.other, 0]]))
     wanted, count = len(p.row), len(next(iter(start.values())))
-    losses = _means(F.cross_entropy(logits[:wanted], p.token, reduction="none"), p.owner[p.row], count)
+    losses = row_means(F.cross_entropy(logits[:wanted], p.token, reduction="none"), p.owner[p.row], count)
     rest = losses.new_zeros(count)
     for name, vectors in shift.items():
         rest = rest + search.decay * vectors.square().sum(1) / start[name].square().sum(1)
     if len(p.other):
         now = logits[wanted:].log_softmax(-1)
-        rest = rest + search.kl * _means((now.exp() * (now - p.usual)).sum(-1), p.owner[p.other], count)
+        rest = rest + search.kl * row_means((now.exp() * (now - p.usual)).sum(-1), p.owner[p.other], count)
     return losses, rest
-
-
-def _means(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Average by owner: [N] -> [count], 0 where there is nothing."""
-    return values.new_zeros(count).index_add(0, owner, values) / owner.bincount(minlength=count).clamp(min=1)
 
 
 def _shifted_states(problem: _Problem, shift: Mapping[str, Tensor]) -> Tensor:
