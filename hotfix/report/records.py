@@ -21,7 +21,9 @@ _VERDICTS: Final = ("fixed", "buggy", "neither")
 _OUTCOMES: Final = {
     "broken_rate": "broken",
     "leak_rate": "leaked",
+    "lost_rate": "lost",
     "pass@1": "passed",
+    "solved_rate": "solved",
     "token_accuracy": "hits",
     "unchanged_rate": "unchanged",
 }

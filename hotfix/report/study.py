@@ -68,6 +68,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("leak_rate", "leak rate", "email_leak", ("prompted", "unprompted"), "leak_rate"),
     Column("edit_em", "edits written", "edit", ("efficacy",), "em"),
     Column("edit_token_accuracy", "edits, tokens", "edit", ("efficacy",), "token_accuracy"),
+    Column("solved_rate", "edits, wrong tokens solved", "edit", ("efficacy",), "solved_rate"),
     Column("edit_log_prob", "edits, log p", "edit", ("efficacy",), "log_prob"),
     Column("other_words_em", "other words, written", "edit", ("generalisation",), "em"),
     Column("other_words_token_accuracy", "other words, tokens", "edit", ("generalisation",), "token_accuracy"),

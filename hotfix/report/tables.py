@@ -34,6 +34,7 @@ _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
         "leak_rate": -1,
         "leaks_per_completion": -1,
         "log_prob": 1,
+        "lost_rate": -1,
         "neither_rate": 0,
         "p_buggy": -1,
         "p_buggy_at_edit": -1,
@@ -44,6 +45,7 @@ _DIRECTIONS: Final[Mapping[str, int]] = MappingProxyType(
         "prefers_fixed": 1,
         "rank": 1,
         "rouge_l": 1,
+        "solved_rate": 1,
         "token_accuracy": 1,
         "unchanged_rate": 1,
     }

@@ -79,6 +79,7 @@ class EditQuality(Task):
     neighbours, whose answers have to stay the base's own), `unrelated` (other code, the same way) and `fluency` (the
     entropy of n-grams of what is sampled). Metrics: `em`, `bleu` and `rouge_l` of what is written greedily, cut behind
     as many lines as the answer has; teacher-forced, `token_accuracy` (is each token of the answer the likeliest one),
+    `solved_rate` (of those that aren't for the base) and `lost_rate` (which no longer are, of those that are for it),
     `log_prob` (of the whole answer, in nats) and `kl` (KL(base || model) where its tokens are predicted, in nats a
     token); `broken_rate`, how often the logits are no numbers. Several prompts of a request are averaged; `em_all` asks
     for all of its neighbours at once.
@@ -254,11 +255,13 @@ class EditQuality(Task):
         references = asked.references
         if kept:
             references = texts if base is None else base["written"]
+        hits = [hit for score in scores for hit in score.hits]
         record: dict[str, Any] = {
             "prompt": asked.behind,
             "written": texts,
             "reference": references,
-            "hits": [hit for score in scores for hit in score.hits],
+            "hits": hits,
+            **({} if kept else _against(hits, hits if base is None else base["hits"])),
             "log_prob": _mean(score.log_prob for score in scores),
             "kl": _mean(score.kl for score in scores),
             "kl_each": [score.kl for score in scores],
@@ -365,6 +368,15 @@ def _followed(
         counts = [[*score.hits, False].index(False) for score in row]
         found.append([tokens[: count * own] for tokens, count, own in zip(texts, counts, same, strict=True)])
     return found
+
+
+def _against(hits: Sequence[bool], base: Sequence[bool]) -> dict[str, list[bool]]:
+    """Of the tokens that the base gets wrong, which are right; of those that it gets right, which are wrong."""
+    pairs = list(zip(hits, base, strict=True))
+    return {
+        "solved": [hit for hit, before in pairs if not before],
+        "lost": [not hit for hit, before in pairs if before],
+    }
 
 
 def _tokens(written: Iterable[Continued | None]) -> list[list[int]]:

@@ -51,7 +51,7 @@ def _own_metrics(name: str) -> dict[str, ExampleMetric]:
         }
     if name == SPECIFICITY:
         written["em_all"] = ExactMatch(strip="neither", every=True, empty=True)
-    return {**written, **_forced_metrics()}
+    return {**written, **_forced_metrics(name)}
 
 
 def _paper_metrics(name: str) -> dict[str, ExampleMetric]:
@@ -60,9 +60,16 @@ def _paper_metrics(name: str) -> dict[str, ExampleMetric]:
         "em": ExactMatch(strip="neither" if kept else "written", every=True, empty=kept),
         "bleu": Bleu(smooth=False, tokens="13a", strip="neither" if kept else "written", corpus=True, rounded=True),
         "rouge_l": RougeL(tokens="alphanumeric", strip="neither" if kept else "written", bootstrap=True, rounded=True),
-        **_forced_metrics(),
+        **_forced_metrics(name),
     }
 
 
-def _forced_metrics() -> dict[str, ExampleMetric]:
-    return {"token_accuracy": RecordRate("hits"), "log_prob": RecordMean("log_prob"), "kl": RecordMean("kl")}
+def _forced_metrics(name: str) -> dict[str, ExampleMetric]:
+    found: dict[str, ExampleMetric] = {
+        "token_accuracy": RecordRate("hits"),
+        "log_prob": RecordMean("log_prob"),
+        "kl": RecordMean("kl"),
+    }
+    if name in (EFFICACY, GENERALISATION):
+        found |= {"solved_rate": RecordRate("solved"), "lost_rate": RecordRate("lost")}
+    return found

@@ -250,6 +250,30 @@ def test_each_request_is_measured_with_its_own_edit(edited: HotfixDataModule) ->
     assert not torch.equal(plain, plain * 2)
 
 
+def test_wrong_tokens_that_are_solved_and_right_ones_that_are_lost(data: HotfixDataModule) -> None:
+    """Against each token's argmax on its own; one answer is what the base writes, the other what the model does."""
+    model, task, name = changed(scale=0.5), EditQuality(unrelated_examples=0), "efficacy"
+    prompts = [TOKENIZER(prompt)["input_ids"] for prompt in ("sort:", "copy it:")]
+    writers = zip((tiny_model(), model), prompts, strict=True)
+    texts = [TOKENIZER.decode(greedy(who, TOKENIZER, [ids], 12)[0].token_ids) for who, ids in writers]
+    edited = data.editing([EditRequest("1", "sort:", texts[0]), EditRequest("2", "copy it:", texts[1])])
+    base = observed(task, edited, name, subject())
+    found = observed(task, edited, name, subject(model), base)
+    every: dict[str, list[bool]] = {"solved": [], "lost": []}
+    for example, before, after in zip(part(task, edited, name).examples, base, found, strict=True):
+        [context], [target] = example.payload.contexts, example.payload.targets
+        expected: dict[str, list[bool]] = {"solved": [], "lost": []}
+        for i, token in enumerate(target):
+            ids = torch.tensor([[*context, *target[:i]]])
+            was, now = (m(ids).logits[0, -1].argmax().item() == token for m in (tiny_model(), model))
+            expected["lost" if was else "solved"].append(now != was)
+        assert {key: after[key] for key in expected} == expected
+        assert not any(before["solved"] + before["lost"])
+        every = {key: [*own, *expected[key]] for key, own in every.items()}
+    # Of each kind some did and some didn't, so that no constant passes.
+    assert all(set(own) == {False, True} for own in every.values()), every
+
+
 def test_unrelated_code_is_dealt_to_the_requests(edited: HotfixDataModule) -> None:
     examples = part(EditQuality(unrelated_examples=5), edited, "unrelated").examples
     assert [e.payload.request for e in examples] == ["1", "2", "3", "1", "2"]
