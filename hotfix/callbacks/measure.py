@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -168,15 +168,10 @@ class Measure(Callback):
                     self._aggregate(name, measured, when, folder, pl_module.device)
                     continue
                 part = measured.part if when == "before" else measured.after
-                wide = torch.float32 if self._widens(part) else None
-                with (
-                    widened(pl_module.policy, wide),
-                    own_precision(pl_module.policy),
-                    _base_only(pl_module, when),
-                ):
-                    base = measured.records.get("before") if when == "after" else None
-                    cache = self._cache_of(pl_module, when, part)
-                    measured.records[when] = measure_slice(task, part, subject, base, cache)
+                base = measured.records.get("before") if when == "after" else None
+                cache = self._cache_of(pl_module, when, part)
+                ready = _ready(pl_module, when, torch.float32 if self._widens(part) else None)
+                measured.records[when] = measure_slice(task, part, subject, base, cache, ready)
                 self._aggregate(name, measured, when, folder, pl_module.device)
 
     def _cache_of(
@@ -243,9 +238,11 @@ def _check_same(task: str, before: Sequence[Slice], after: Sequence[Slice]) -> N
 
 
 @contextmanager
-def _base_only(pl_module: HotfixModule, when: When) -> Iterator[None]:
-    if when == "after":
-        yield
-        return
-    with pl_module.reference():
+def _ready(pl_module: HotfixModule, when: When, dtype: torch.dtype | None) -> Iterator[None]:
+    """Hold the model as it is measured: in a precision, where there is one, and before, the base alone."""
+    with (
+        widened(pl_module.policy, dtype),
+        own_precision(pl_module.policy),
+        pl_module.reference() if when == "before" else nullcontext(),
+    ):
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ def measure_slice(
     subject: Subject,
     base: Sequence[Record] | None,
     cache: tuple[MeasurementCache, dict[str, Any]] | None,
+    ready: AbstractContextManager[object] | None = None,
 ) -> list[Record]:
     """Return the records of all examples of a slice, in order; each process measures its share.
 
@@ -51,6 +53,7 @@ def measure_slice(
         subject: the model.
         base: the frozen base's records; None when it is the base that is measured.
         cache: where to look first, and what beside task and examples the records depend on.
+        ready: context in which the model is ready to be measured; what is known already doesn't enter it.
     """
     key = ""
     if cache is not None:
@@ -70,12 +73,10 @@ def measure_slice(
             subject.progress(len(range(_rank(), len(part.examples), _world())))
             return known
     places = list(range(_rank(), len(part.examples), _world()))
-    mine = task.observe(
-        subject,
-        part.name,
-        [(place, part.examples[place]) for place in places],
-        None if base is None else [base[place] for place in places],
-    )
+    items = [(place, part.examples[place]) for place in places]
+    before = None if base is None else [base[place] for place in places]
+    with ready or nullcontext():
+        mine = task.observe(subject, part.name, items, before)
     records = _gather(dict(zip(places, mine, strict=True)), len(part.examples))
     if cache is not None and _rank() == 0:
         cache[0].write(key, records)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -157,3 +157,19 @@ def test_a_cached_slice_is_not_measured_again(subject: Subject, tmp_path: Path) 
     measure_slice(task, part(mark=1), subject, None, (cache, {"base": "abc"}))
     measure_slice(task, part(), Subject(**{**vars(subject), "seed": 1}), None, (cache, {"base": "abc"}))
     assert len(task._calls) == 4
+
+
+def test_only_what_is_measured_makes_the_model_ready(subject: Subject, tmp_path: Path) -> None:
+    """To hold it in another precision takes a second for the smallest, slice by slice."""
+    task, cache = Places(), MeasurementCache(tmp_path)
+    entered: list[int] = []
+
+    @contextmanager
+    def ready() -> Iterator[None]:
+        entered.append(len(task._calls))
+        yield
+        entered.append(len(task._calls))
+
+    for _ in range(2):
+        measure_slice(task, part(), subject, None, (cache, {"base": "abc"}), ready())
+    assert entered == [0, 1]
