@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 import torch
 from side_by_side import Finding, compare
@@ -96,7 +97,7 @@ def _probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, r
 def _generated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> None:
     """Sample a statement ten times behind each prompt, as users of transformers do; its line ends it."""
     end, longest = tokenizer.eos_token_id, max(map(len, prompts))
-    model.generate(
+    cast("Callable[..., object]", model.generate)(
         input_ids=torch.tensor([[end] * (longest - len(prompt)) + [*prompt] for prompt in prompts]),
         attention_mask=torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
         num_return_sequences=_SAMPLES,
