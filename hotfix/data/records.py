@@ -7,8 +7,11 @@ The numbers are what is asked of all records at once; they are read without touc
 
 from __future__ import annotations
 
+import os
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Generic, TypeVar, overload
 
@@ -55,10 +58,10 @@ class RecordWriter:
 
 
 class Records(Sequence[_T], Generic[_T]):
-    """The records of a file, memory-mapped, each made what it stands for when it is asked for.
+    """The records of a file, each read and made what it stands for when it is asked for.
 
     Args:
-        file: its path, or an open file, whose mapping lives on when it is closed.
+        file: its path, or an open file, which may be closed afterwards.
         decode: a record's bytes to what it stands for.
 
     Attributes:
@@ -79,13 +82,16 @@ class Records(Sequence[_T], Generic[_T]):
     """
 
     def __init__(self, file: Path | IO[bytes], decode: Callable[[bytes], _T]) -> None:
-        data = np.memmap(file, dtype=np.uint8, mode="r")
-        count, width, magic = data[-_FOOTER:].view(np.int64).tolist() if len(data) >= _FOOTER else (0, 0, 0)
-        start = len(data) - _FOOTER - count * (8 + 4 * width)
-        if magic != _MAGIC or start < 0:
-            raise ValueError("not a file of records, or not all of it")
+        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            # Only the numbers are read through the mapping: what was read of one counts as the process's memory.
+            data = np.memmap(opened, dtype=np.uint8, mode="r")
+            count, width, magic = data[-_FOOTER:].view(np.int64).tolist() if len(data) >= _FOOTER else (0, 0, 0)
+            start = len(data) - _FOOTER - count * (8 + 4 * width)
+            if magic != _MAGIC or start < 0:
+                raise ValueError("not a file of records, or not all of it")
+            self._file = os.dup(opened.fileno())
+        weakref.finalize(self, os.close, self._file)
         middle = start + 8 * count
-        self._data = data
         self._decode = decode
         self._ends: npt.NDArray[np.int64] = data[start:middle].view(np.int64)
         self.numbers: npt.NDArray[np.int32] = data[middle:-_FOOTER].view(np.int32).reshape(count, width)
@@ -103,4 +109,6 @@ class Records(Sequence[_T], Generic[_T]):
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         at = range(len(self))[place]
-        return self._decode(self._data[self._ends[at - 1] if at else 0 : self._ends[at]].tobytes())
+        start, stop = int(self._ends[at - 1]) if at else 0, int(self._ends[at])
+        # By its place, not by a position that several readers, or processes after a fork, would share.
+        return self._decode(os.pread(self._file, stop - start, start))

@@ -55,7 +55,7 @@ def held(rows: Iterable[_T], many: int = MANY) -> Sequence[_T]:
 
 @contextmanager
 def _nameless() -> Iterator[IO[bytes]]:
-    """Open a file that nobody else can write to, so its pickles can be trusted; it goes when it is mapped no more."""
+    """Open a file that nobody else can write to, so its pickles can be trusted; it goes with its last reader."""
     with ExitStack() as stack:
         with _told():
             file = stack.enter_context(tempfile.TemporaryFile(prefix="hotfix-rows-"))

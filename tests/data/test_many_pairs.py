@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +53,31 @@ def test_records_come_back_in_any_order(tmp_path: Path) -> None:
     assert records.numbers.tolist() == [[place, -len(record)] for place, record in enumerate(wanted)]
     with pytest.raises(IndexError):
         records[5]
+
+
+def test_records_that_were_read_are_no_memory_of_the_process_and_the_file_goes_with_them(tmp_path: Path) -> None:
+    count, size = 2_000, 20_000
+    with open(tmp_path / "r", "wb") as file:
+        writer = RecordWriter(file)
+        for _ in range(count):
+            writer.add(b"x" * size)
+        writer.finish()
+    opened = set(os.listdir("/proc/self/fd"))
+    with open(tmp_path / "r", "rb") as file:
+        records = Records(file, len)
+    (tmp_path / "r").unlink()
+    before = _resident()
+    assert sum(records) == count * size
+    assert _resident() - before < count * size / 4
+    assert len(set(os.listdir("/proc/self/fd")) - opened) > 0
+    del records
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) == opened
+
+
+def _resident() -> int:
+    """Bytes, file pages that are mapped among them."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("cut", [1, 8, 24, 30, 100])
