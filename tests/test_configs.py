@@ -62,7 +62,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_all_are_found() -> None:
     assert len(CONFIGS) == len(RECIPES) + len(FRAGMENTS) + len(STUDIES)
-    assert len(OVERLAYS) == 8
+    assert len(OVERLAYS) == 9
     assert len(STUDIES) == 7
     assert len(OBJECTIVES) == 17
     assert len(ADAPTERS) == 8

@@ -13,8 +13,8 @@ from hotfix.adapters.first_pass import Kind, Reference
 from hotfix.data.packing import Batch, Targets
 from hotfix.functional import token_kl, token_log_probs
 from hotfix.losses.base_states import BaseStates
-from hotfix.losses.divergence import head_divergence
 from hotfix.losses.drift import low_rank_drift
+from hotfix.losses.frozen_head import head_divergence, head_log_probs
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import fixed_head, head_logits, hidden_states, plain_model, upper_states
 from hotfix.types import Side, TokenScope
@@ -166,6 +166,9 @@ class ModelPasses:
         targets = self._targets(side, scope)
         if not len(targets.token):
             return torch.zeros(0, device=targets.token.device)
+        head = fixed_head(self._model)
+        if head is not None:
+            return head_log_probs(head, states(side)[targets.row, targets.column], targets.token)
         return token_log_probs(self._logits(states, side, scope, None), targets.token)
 
     def _logits(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor:
