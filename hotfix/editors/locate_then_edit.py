@@ -106,12 +106,14 @@ class LocateThenEdit(WeightEditor):
         found: dict[str, Change] = {}
         for whole in [[request] for request in requests] if self.one_by_one else [list(requests)]:
             group = self._parted(model, blocks[0], whole, memory)
+            # What enters the lowest matrix is the same whatever is written behind it, so it is read once.
+            lowest = self._held(model, feed_forward_output(model, blocks[0]), blocks[0], group, around)
             made = Remembered({}, memory)
             for again in range(self.rounds):
                 with wearing(model, found):
                     if again and not detect(model, group):
                         break
-                    made = self._solve(model, blocks, factors, group, around, memory)
+                    made = self._solve(model, blocks, factors, group, around, memory, lowest)
                 found = composed(found, made.changes)
             memory = dict(made.memory)
         return Remembered(found, memory)
@@ -192,8 +194,12 @@ class LocateThenEdit(WeightEditor):
         requests: Sequence[EncodedRequest],
         around: Surroundings,
         memory: Mapping[str, Tensor],
+        lowest: Tensor | None,
     ) -> Remembered:
-        """Bring the requests' values about, a share in every block; each block sees what those below it did."""
+        """Bring the requests' values about, a share in every block; each block sees what those below it did.
+
+        The lowest block's held keys are given.
+        """
         place = self.place(model, blocks[-1])
         values = search_values(model, place, requests, around, self.search)
         targets = torch.stack([value.target(self.written) for value in values], dim=1)  # [H, r]
@@ -206,8 +212,10 @@ class LocateThenEdit(WeightEditor):
             now = torch.stack([self.current(one) for one in seen], dim=1)
             gain = (targets - now) * self.share(len(blocks) - i)
             earlier = memory.get(projection.name) if self.remember else None
-            with wearing(model, found):
-                held = self._held(model, projection, block, requests, around)
+            held = lowest
+            if i:
+                with wearing(model, found):
+                    held = self._held(model, projection, block, requests, around)
             kept = _beside(earlier, held)
             found[projection.name] = stored(projection, self.solution(self.inverse(factors[block]), seen, gain, kept))
             if self.remember:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hotfix.data.edits import EditRequest, EncodedRequest, encode_request
-from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search
+from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search, locate_then_edit
 from hotfix.editors import key_statistics as statistics
 from hotfix.editors.base import Remembered, frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
@@ -249,6 +249,39 @@ def test_other_requests_prompts_are_held_but_none_that_is_edited() -> None:
         held = output(model, encoded(SECOND), module)
     with worn(alone, model):
         torch.testing.assert_close(output(model, encoded(SECOND), module), held, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_held_keys_of_the_lowest_block_are_read_once_and_are_what_each_round_would_read(
+    layers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[Tensor] = []
+    blocks: list[int] = []
+    solve, read = LocateThenEdit._solve, locate_then_edit.keys_of
+
+    def checked(self: LocateThenEdit, *args: Any) -> Any:
+        model, own, _, group, around, _, lowest = args
+        rounds.append(lowest)
+        with monkeypatch.context() as unwatched:
+            unwatched.setattr(locate_then_edit, "keys_of", read)
+            anew = self._held(model, feed_forward_output(model, own[0]), own[0], group, around)
+        torch.testing.assert_close(lowest, anew, rtol=0, atol=0)
+        return solve(self, *args)
+
+    def counted(model: PreTrainedModel, projection: Any, block: int, *rest: Any) -> Tensor:
+        blocks.append(block)
+        return read(model, projection, block, *rest)
+
+    monkeypatch.setattr(LocateThenEdit, "_solve", checked)
+    monkeypatch.setattr(locate_then_edit, "keys_of", counted)
+    others = [EditRequest("3", "copy a list:", " list(xs)"), EditRequest("4", "copy a tuple:", " tuple(xs)")]
+    known = Background(others, BACKGROUND.texts)
+    request = EditRequest("1", FIRST.prompt, " x[0]", ending="\n")
+    editor = MEMIT(layers, Search(steps=3, clamp=20.0, prefixes=2, others=1), window=1, rounds=3, hold=2)
+    editor.compute(tiny_model(), TOKENIZER, [request], background=known)
+    assert len(rounds) > 1
+    assert blocks.count(layers[0]) == 1
+    assert all(blocks.count(block) == len(rounds) for block in layers[1:])
 
 
 @pytest.mark.parametrize("editor", [ROME, EMMET, MEMIT, AlphaEdit, PMET])
