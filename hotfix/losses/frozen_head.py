@@ -19,7 +19,7 @@ __all__ = ["head_divergence", "head_log_probs"]
 
 _CHUNK = 256  # positions that the head is applied to at once: 256 x 49,152 words in bfloat16 = 25 MB a matrix
 # Positions whose words are looked at together on a CPU. Some megabytes stay in its cache and in memory that the process
-# has; of the time of larger ones most is page faults.
+# has; larger ones halve the speed in page faults, unless the allocator was told to keep memory (hotfix.allocator).
 _FEW = 8
 _Context: TypeAlias = Any  # torch's own
 

@@ -16,14 +16,14 @@ from typing import Any, cast
 import torch
 from apart import apart
 from side_by_side import Finding, seconds, timed
-from sides import MODEL, Ours
+from sides import MODEL, Ours, agreed, three_terms
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from work import code_pairs, encoded
 
 from hotfix.data.encode import Branch, EncodedPair, PairEncoder
 from hotfix.data.schema import CodePair
-from hotfix.losses import DPO, NLL, KLToReference, Objective, Unlikelihood
+from hotfix.losses import DPO, Objective
 from hotfix.models.loading import Dtype, load_causal_lm, load_tokenizer
 
 __all__ = ["against_trl"]
@@ -59,7 +59,7 @@ def _timed(dtype: Dtype, batch: int, repeats: int, layers: list[int] | None) -> 
     preferred = Objective(DPO(scope="edited", beta=_BETA))
     ours = {
         "DPO": Ours(dtype, _completions(tokenizer, texts), batch, preferred, layers),
-        "learn + unlearn + retain": Ours(dtype, encoded(tokenizer, texts), batch, _three_terms(), layers),
+        "learn + unlearn + retain": Ours(dtype, encoded(tokenizer, texts), batch, three_terms(max_tokens=128), layers),
     }
     times: dict[str, list[tuple[float, float]]] = {loss: [] for loss in ours}
 
@@ -91,14 +91,6 @@ def _timed(dtype: Dtype, batch: int, repeats: int, layers: list[int] | None) -> 
         check = _check(ours["DPO"], trainer) if dtype == "float32" else ""
         trainer.train()
     return {"times": {loss: found[1:] for loss, found in times.items()}, "check": check}
-
-
-def _three_terms() -> Objective:
-    return Objective(
-        NLL(side="fixed", scope="edited"),
-        Unlikelihood(side="buggy", scope="edited", first_only=True, weight=0.5),
-        KLToReference({"fixed": 1.0}, scope="unedited", max_tokens=128, weight=30.0),
-    )
 
 
 def _completions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[CodePair]) -> list[EncodedPair]:
@@ -154,10 +146,7 @@ def _check(ours: Ours, trainer: Any) -> str:  # noqa: ANN401
     batch = next(ours.batches)
     inputs = trainer.data_collator([trainer.train_dataset[i] for i in batch.places["pairs"]])
     with torch.no_grad():
-        own, other = ours.loss(batch).item(), trainer.compute_loss(trainer.model, inputs).item()
-    if abs(own - other) > 1e-5 * max(1.0, abs(other)):
-        raise SystemExit(f"preference: the losses differ: ours {own:.7g}, TRL's {other:.7g}")
-    return f"; losses equal ({own:.6f} and {other:.6f})"
+        return agreed(ours.loss(batch), trainer.compute_loss(trainer.model, inputs), "TRL's")
 
 
 def _main(dtype: Dtype, batch: str, repeats: str, blocks: str) -> None:

@@ -14,13 +14,35 @@ from hotfix.adapters.first_pass import first_pass
 from hotfix.data.encode import EncodedPair
 from hotfix.data.loader import PairLoader
 from hotfix.data.packing import Batch
-from hotfix.losses import ModelPasses, Objective
+from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
 from hotfix.losses.base_states import BaseStates
 from hotfix.models.loading import Dtype, load_causal_lm
 
-__all__ = ["MODEL", "Ours", "Side"]
+__all__ = ["MODEL", "WEIGHTS", "Ours", "Side", "agreed", "three_terms"]
 
 MODEL = "smollm2-135m"
+WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
+
+
+def three_terms(max_tokens: int | None = None) -> Objective:
+    """Return learn + unlearn + retain, the last of so many tokens a step; None for all."""
+    return Objective(
+        NLL(side="fixed", scope="edited"),
+        Unlikelihood(side="buggy", scope="edited", first_only=True, weight=WEIGHTS["unlearn"]),
+        KLToReference({"fixed": 1.0}, scope="unedited", max_tokens=max_tokens, weight=WEIGHTS["retain"]),
+    )
+
+
+def agreed(own: Tensor, other: Tensor, peer: str) -> str:
+    """Return how a note tells of two equal losses.
+
+    Raises:
+        SystemExit: they differ by more than 1e-5.
+    """
+    ours, theirs = own.item(), other.item()
+    if abs(ours - theirs) > 1e-5 * max(1.0, abs(theirs)):
+        raise SystemExit(f"the losses differ: ours {ours:.7g}, {peer} {theirs:.7g}")
+    return f"; losses equal ({ours:.6f} and {theirs:.6f})"
 
 
 class Side:

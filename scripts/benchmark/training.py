@@ -10,13 +10,12 @@ import torch
 from apart import apart
 from preference import against_trl
 from side_by_side import Finding, alternate, timed
-from sides import MODEL, Ours, Side
+from sides import MODEL, WEIGHTS, Ours, Side, agreed, three_terms
 from torch import Tensor
 from work import code_pairs, encoded
 
 from hotfix.data.encode import EncodedPair
 from hotfix.data.packing import Batch
-from hotfix.losses import NLL, KLToReference, Objective, Unlikelihood
 from hotfix.models.loading import Dtype, load_tokenizer
 from hotfix.models.peak_memory import peak_resident
 
@@ -26,7 +25,6 @@ _PAIRS = 256
 # Pairs of a step; the padded passes of eight in float32 take more than 20 GB.
 _BATCHES: dict[Dtype, int] = {"bfloat16": 8, "float32": 4}
 _LENGTH = 512
-_WEIGHTS = {"unlearn": 0.5, "retain": 30.0}
 
 
 def run(repeats: int) -> Iterator[Finding]:
@@ -55,12 +53,7 @@ def _timed(dtype: Dtype, repeats: int) -> str:
 
 
 def _ours(dtype: Dtype) -> Ours:
-    terms = (
-        NLL(side="fixed", scope="edited"),
-        Unlikelihood(side="buggy", scope="edited", first_only=True, weight=_WEIGHTS["unlearn"]),
-        KLToReference({"fixed": 1.0}, scope="unedited", weight=_WEIGHTS["retain"]),
-    )
-    return Ours(dtype, _pairs(), _BATCHES[dtype], Objective(*terms))
+    return Ours(dtype, _pairs(), _BATCHES[dtype], three_terms())
 
 
 def _plain(dtype: Dtype) -> _Plain:
@@ -94,7 +87,7 @@ class _Plain(Side):
         unlearn = -torch.log1p(-_picked(other, buggy["input_ids"])[first[:, 1:]].exp()).mean()
         kept = (fixed["attention_mask"].bool() & ~fixed_edited)[:, 1:]
         kl = (reference.exp() * (reference - policy)).sum(-1)[:, :-1][kept].mean()
-        total: Tensor = learn + _WEIGHTS["unlearn"] * unlearn + _WEIGHTS["retain"] * kl
+        total: Tensor = learn + WEIGHTS["unlearn"] * unlearn + WEIGHTS["retain"] * kl
         return total
 
 
@@ -119,10 +112,7 @@ def _check(ours: Ours, plain: _Plain) -> str:
     batch = next(ours.batches)
     # A small divergence is the difference of large numbers: in float32 the padded one has four digits, ours six.
     with torch.no_grad():
-        own, other = ours.loss(batch).item(), plain.loss(batch, torch.float64).item()
-    if abs(own - other) > 1e-5 * max(1.0, abs(other)):
-        raise SystemExit(f"training: the losses differ: ours {own:.7g}, padded {other:.7g}")
-    return f"; losses equal ({own:.6f} and {other:.6f})"
+        return agreed(ours.loss(batch), plain.loss(batch, torch.float64), "padded")
 
 
 def _main(what: str, which: str, repeats: str = "1") -> str:
