@@ -162,6 +162,14 @@ def _explain_abstract(parser: HotfixParser, found: re.Match[str]) -> tuple[str, 
     return found["key"], f"of which {kind}? Put --config before it, or name the class with class_path: {names}"
 
 
+def _explain_unnamed(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
+    key, kind, path = found["key"], found["base"].rpartition(".")[2], found["path"]
+    return (
+        key,
+        f"expected names, each with a {kind}, got one without: write {key}: {{a_name: {{class_path: {path}, ...}}}}",
+    )
+
+
 def _explain_key(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:
     key, names = found["key"], parser.names()
     own = [name for name in names if "." not in name]
@@ -244,7 +252,9 @@ def _explain_yaml(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
 
 
 _AT_KEY = r"Parser key \"(?P<key>[^\"]+)\""
+_UNNAMED = r"Given value: \{'class_path': (?:Namespace\(class_path=)?'(?P<path>[^']+)'"
 _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]]], ...] = (
+    (_AT_KEY + r".*?Subtypes: \[dict\[str, (?P<base>[\w.]+)\].*?" + _UNNAMED, _explain_unnamed),
     (_AT_KEY + r".*?Problem with given class_path '(?P<path>[^']+)':\n(?P<why>[^\n]+)", _explain_class),
     (_AT_KEY + r".*?(?P<why>Expected a dot import path) string: (?P<path>\S+)", _explain_class),
     (_AT_KEY + r".*?Import path (?:(?P<path>\S+) )?does not correspond to a subclass of (?P<base>\w+)", _explain_kind),

@@ -112,6 +112,13 @@ def test_class(refuse: Refuse, key: str, path: str, says: str) -> None:
     assert_says(message, says)
 
 
+def test_a_class_where_names_are_expected(refuse: Refuse) -> None:
+    key = "model.init_args.objective.init_args.extra"
+    told = refuse(f"--{key}", "{class_path: hotfix.losses.NLL, init_args: {weight: 2}}")
+    says = "expected names, each with a LossTerm, got one without: write extra: "
+    assert told == f"{key}: {says}{{a_name: {{class_path: hotfix.losses.NLL, ...}}}}"
+
+
 def test_a_class_that_refuses_is_named(refuse: Refuse, tmp_path: Path) -> None:
     source = """from hotfix.losses import NLL
 class Broken(NLL):
