@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any, Final
 
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.data.edits import EditRequest, encode_request
-from hotfix.data.encode import encode_text
+from hotfix.data.edits import EditRequest
 from hotfix.errors import ModelError
 from hotfix.generation import SamplingConfig, sample
 from hotfix.metrics import Record
@@ -28,14 +24,8 @@ from hotfix.tasks.edit_metrics import (
     edit_metrics,
     scored,
 )
-from hotfix.tasks.edit_scoring import (
-    AnswerScores,
-    Continued,
-    answer_scores,
-    continued,
-    first_lines,
-    line_count,
-)
+from hotfix.tasks.edit_questions import Asked, Questions
+from hotfix.tasks.edit_scoring import AnswerScores, Continued, answer_scores, continued, first_lines
 from hotfix.tasks.protocol import Protocol, settle
 from hotfix.types import Split
 
@@ -47,29 +37,6 @@ _SETTINGS: Final[Mapping[Protocol, Mapping[str, float]]] = MappingProxyType(
         "paper": {"specificity_tokens": 16, "fluency_tokens": 64},
     }
 )
-_TAIL = 200
-
-
-class _Asked(NamedTuple):
-    """What the model is asked for one request.
-
-    Attributes:
-        request: whose edit it is measured with, where each has its own.
-        prompts: token ids of each.
-        behind: text that each prompt ends with, for people.
-        settings: of each greedy continuation: its greatest number of tokens, and of lines, 0 for any.
-        contexts: token ids in front of each target.
-        targets: token ids of each answer; none where it is the base's own.
-        references: text of each answer.
-    """
-
-    request: str
-    prompts: list[list[int]]
-    behind: list[str]
-    settings: list[tuple[int, int]]
-    contexts: list[list[int]]
-    targets: list[list[int]]
-    references: list[str]
 
 
 class EditQuality(Task):
@@ -144,11 +111,14 @@ class EditQuality(Task):
             SPECIFICITY: [(r, list(r.neighbours)) for r in requests],
             FLUENCY: [(r, [r.prompt, *r.paraphrases[:1]]) for r in evenly(requests, self.fluency_examples)],
         }
+        ask = Questions(
+            data.tokenizer, self.protocol, self.max_new_tokens, self.specificity_tokens, self.unrelated_prompt
+        )
         found = {
-            name: [self._example(name, r, texts, data.tokenizer) for r, texts in part if texts]
+            name: [_example(r.id, r.group or r.id, ask.request(name, r, texts)) for r, texts in part if texts]
             for name, part in prompts.items()
         }
-        found[UNRELATED] = self._unrelated(requests, data)
+        found[UNRELATED] = self._unrelated(ask, requests, data)
         return [
             Slice(
                 name, found[name], edit_metrics(name, self.protocol, len(found[name])), _group_name(name), precise=True
@@ -184,7 +154,7 @@ class EditQuality(Task):
     ) -> list[Record]:
         if name == FLUENCY:
             return self._sampled(subject, items)
-        asked: list[_Asked] = [example.payload for _, example in items]
+        asked: list[Asked] = [example.payload for _, example in items]
         kept = name in (SPECIFICITY, UNRELATED)
         earlier = None if base is None else [r["token_ids"] for r in base]
         given = earlier if kept else [a.targets for a in asked]
@@ -203,7 +173,7 @@ class EditQuality(Task):
         return [self._record(subject, kept, *row) for row in rows]
 
     def _written(
-        self, subject: Subject, asked: Sequence[_Asked], followed: Sequence[list[list[int]]]
+        self, subject: Subject, asked: Sequence[Asked], followed: Sequence[list[list[int]]]
     ) -> list[list[Continued | None]]:
         """Continue each prompt, from what is known to be the beginning."""
         prompts = [prompt for a in asked for prompt in a.prompts]
@@ -214,7 +184,7 @@ class EditQuality(Task):
     def _further(
         self,
         subject: Subject,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         followed: Sequence[list[list[int]]],
         earlier: Sequence[list[list[int]]],
     ) -> list[list[list[int]]]:
@@ -233,7 +203,7 @@ class EditQuality(Task):
     def _scores(
         self,
         subject: Subject,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         given: Sequence[list[list[int]]],
         base: Sequence[Record] | None,
     ) -> list[list[AnswerScores]]:
@@ -246,7 +216,7 @@ class EditQuality(Task):
         self,
         subject: Subject,
         kept: bool,
-        asked: _Asked,
+        asked: Asked,
         written: Sequence[Continued | None],
         scores: Sequence[AnswerScores],
         base: Record | None,
@@ -269,7 +239,7 @@ class EditQuality(Task):
         }
         return {**record, "token_ids": _tokens(written)}
 
-    def _texts(self, subject: Subject, kept: bool, asked: _Asked, written: Sequence[Continued | None]) -> list[str]:
+    def _texts(self, subject: Subject, kept: bool, asked: Asked, written: Sequence[Continued | None]) -> list[str]:
         rows = [(made.token_ids, made.finished) if made else ([], False) for made in written]
         if self.protocol == "paper":
             return _with_specials(subject, rows)
@@ -278,7 +248,7 @@ class EditQuality(Task):
 
     def _sampled(self, subject: Subject, items: Sequence[tuple[int, Example]]) -> list[Record]:
         config = SamplingConfig(top_k=5, max_new_tokens=self.fluency_tokens, batch_size=self._batch_size)
-        asked: list[_Asked] = [example.payload for _, example in items]
+        asked: list[Asked] = [example.payload for _, example in items]
         prompts = [prompt for a in asked for prompt in a.prompts]
         # Two a request, whether it has a paraphrase or not: streams must not depend on who measures which.
         numbers = [2 * place + i for (place, _), a in zip(items, asked, strict=True) for i in range(len(a.prompts))]
@@ -293,72 +263,38 @@ class EditQuality(Task):
         subject.progress(len(items))
         return [self._sampled_record(subject, a, row) for a, row in zip(asked, _split(ids, asked), strict=True)]
 
-    def _sampled_record(self, subject: Subject, asked: _Asked, ids: Sequence[list[int] | None]) -> Record:
+    def _sampled_record(self, subject: Subject, asked: Asked, ids: Sequence[list[int] | None]) -> Record:
         texts = [None if row is None else subject.text(row) for row in ids]
         words = [None if text is None else code_tokens(text) for text in texts]
         tokens = words if self.protocol == "paper" else list(ids)
         return {"prompt": asked.behind, "written": texts, "tokens": tokens, "broken": [t is None for t in texts]}
 
-    def _example(
-        self, name: str, request: EditRequest, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-    ) -> Example:
-        if name == SPECIFICITY:
-            ids = [self._ids(tokenizer, text) for text in texts]
-            asked = self._kept(request.id, ids, texts)
-        else:
-            asked = self._wanted(request, texts, tokenizer)
-        content = [asked.prompts, asked.settings, asked.contexts, asked.targets, asked.references]
-        return Example(request.id, request.group or request.id, asked, content)
-
-    def _wanted(self, request: EditRequest, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> _Asked:
-        encoded = [encode_request(tokenizer, replace(request, prompt=text)) for text in texts]
-        prompts, targets = [e.prompt for e in encoded], [e.target for e in encoded]
-        behind = [text[-_TAIL:] for text in texts]
-        if self.protocol == "paper":
-            # Joined by one space, which is no part of the reference.
-            answer = request.target.removeprefix(" ")
-            length = len(encode_text(tokenizer, answer, add_special_tokens=False).ids)
-            alone = [self._ids(tokenizer, text) for text in texts]
-            return _Asked(
-                request.id, alone, behind, [(length, 0)] * len(texts), prompts, targets, [answer] * len(texts)
-            )
-        references = [_decoded(tokenizer, target) for target in targets]
-        settings = [
-            (self.max_new_tokens if len(target) < self.max_new_tokens else len(target) + 8, line_count(text))
-            for target, text in zip(targets, references, strict=True)
-        ]
-        return _Asked(request.id, prompts, behind, settings, prompts, targets, references)
-
-    def _kept(self, request: str, ids: list[list[int]], texts: Sequence[str]) -> _Asked:
-        settings = [(self.specificity_tokens, 0)] * len(ids)
-        return _Asked(request, ids, [text[-_TAIL:] for text in texts], settings, ids, [], [])
-
-    def _unrelated(self, requests: Sequence[EditRequest], data: HotfixDataModule) -> list[Example]:
+    def _unrelated(self, ask: Questions, requests: Sequence[EditRequest], data: HotfixDataModule) -> list[Example]:
         if not requests or not self.unrelated_examples:
             return []
-        found: list[Example] = []
-        for i, text in enumerate(data.retain_texts("test", self.unrelated_examples)):
-            ids = encode_text(data.tokenizer, text.text).ids[: self.unrelated_prompt]
-            asked = self._kept(requests[i % len(requests)].id, [ids], [_decoded(data.tokenizer, ids)])
-            found.append(Example(text.id, text.id.split(":")[0], asked, [ids, asked.settings]))
-        return found
+        texts = data.retain_texts("test", self.unrelated_examples)
+        # Each is measured with some request's edit on, where each has its own.
+        asked = [ask.code(requests[i % len(requests)], text.text) for i, text in enumerate(texts)]
+        return [_example(text.id, text.id.split(":")[0], a) for text, a in zip(texts, asked, strict=True)]
 
-    def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        return encode_text(tokenizer, text, add_special_tokens=self.protocol != "paper").ids
+
+def _example(name: str, group: str, asked: Asked) -> Example:
+    content = [asked.prompts, asked.settings, asked.contexts, asked.targets, asked.references]
+    return Example(name, group, asked, content)
 
 
 def _group_name(name: str) -> str:
     return "module" if name == UNRELATED else "group"
 
 
-def _split(flat: Sequence[Any], asked: Sequence[_Asked]) -> list[list[Any]]:
+def _split(flat: Sequence[Any], asked: Sequence[Asked]) -> list[list[Any]]:
     """Put what was computed of all prompts back to their requests."""
     rest = iter(flat)
     return [[next(rest) for _ in a.prompts] for a in asked]
 
 
 def _followed(
-    asked: Sequence[_Asked], given: Sequence[list[list[int]]], scores: Sequence[list[AnswerScores]]
+    asked: Sequence[Asked], given: Sequence[list[list[int]]], scores: Sequence[list[AnswerScores]]
 ) -> list[list[list[int]]]:
     """What the model writes of a text behind each prompt: up to the first token that isn't the likeliest."""
     found = []
@@ -387,10 +323,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     found = list(values)
     numbers = [value for value in found if value is not None]
     return sum(numbers) / len(numbers) if len(numbers) == len(found) and found else None
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return cast("str", tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def _with_specials(subject: Subject, rows: Sequence[tuple[list[int], bool]]) -> list[str]:
