@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from hotfix.errors import ModelError
+from hotfix.models.attention import plain_products
 from hotfix.models.layout import find_blocks, upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import own_precision, token_inputs
@@ -64,7 +65,7 @@ def tails_from(model: PreTrainedModel, rows: TokenRows, start: Tensor, entered: 
     """
     there = rows.branch != PADDING
     decoder = cast("nn.Module", model.get_decoder())
-    with own_precision(cast("nn.Module", model)):
+    with own_precision(cast("nn.Module", model)), plain_products(model):
         output = decoder(
             **token_inputs(cast("nn.Module", model), rows.input_ids),
             attention_mask=there.long(),
@@ -93,7 +94,7 @@ def tail_states(model: PreTrainedModel, tails: Tails, first: int) -> Tensor:
     decoder = cast("nn.Module", model.get_decoder())
     cache = _with_own_layers(tails.cache)
     known = "position_ids" in inspect.signature(decoder.forward).parameters
-    with own_precision(cast("nn.Module", model)), from_block(model, first, tails.entering):
+    with own_precision(cast("nn.Module", model)), plain_products(model), from_block(model, first, tails.entering):
         output = decoder(
             inputs_embeds=tails.entering,
             attention_mask=tails.mask,

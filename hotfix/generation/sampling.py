@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hotfix.data.prompts import middle_end_ids
 from hotfix.errors import ConfigError, DataError
-from hotfix.generation.attention import shared_heads
 from hotfix.generation.branching import num_virtual_tokens
 from hotfix.generation.config import SamplingConfig
 from hotfix.generation.decoding import Decoder, Progress, Row, plan_groups
 from hotfix.generation.head import contiguous_states
 from hotfix.generation.stopping import Completion, Ending, StopCriterion
+from hotfix.models.attention import plain_products
 from hotfix.models.modes import evaluating
 from hotfix.models.states import plain_model
 
@@ -82,7 +82,7 @@ def sample(
         lambda ended: None if progress is None or not ended else progress(ended * copies),
     )
     plain = plain_model(model)
-    with evaluating(model), shared_heads(plain), contiguous_states(plain), torch.inference_mode():
+    with evaluating(model), plain_products(plain), contiguous_states(plain), torch.inference_mode():
         completions: dict[Row, Completion] = {}
         for row, completion in (pair for group in groups for pair in decoder.group(group)):
             completions[row] = completion

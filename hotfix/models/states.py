@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from hotfix.errors import ModelError
+from hotfix.models.attention import plain_products
 from hotfix.models.layout import upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 
@@ -33,8 +33,6 @@ __all__ = [
     "token_inputs",
     "upper_states",
 ]
-
-_SHORT = 128
 
 
 def prefix_length(model: nn.Module) -> int:
@@ -144,9 +142,11 @@ def takes_masks(model: nn.Module, rows: TokenRows) -> bool:
 def _one_branch(model: nn.Module, rows: TokenRows) -> Tensor:
     """Rows that are padded on the right and nothing else need no mask of ours, so any architecture takes them."""
     mask = F.pad((rows.branch != PADDING).long(), (prefix_length(model), 0), value=1)
-    decoder = plain_model(model).get_decoder()
-    with _attention(decoder, rows):
-        output = decoder(**token_inputs(model, rows.input_ids), attention_mask=mask, **_prefix(model, len(mask)))
+    inner = plain_model(model)
+    with _attention(inner):
+        output = inner.get_decoder()(
+            **token_inputs(model, rows.input_ids), attention_mask=mask, **_prefix(model, len(mask))
+        )
     return cast("Tensor", output.last_hidden_state)
 
 
@@ -157,14 +157,10 @@ def _both_branches(model: nn.Module, rows: TokenRows) -> Tensor:
 def _masked(model: nn.Module, rows: TokenRows, **tokens: Tensor) -> Tensor:
     """Run the decoder with positions and mask of our own."""
     inner, prefix = plain_model(model), prefix_length(model)
-    mask = F.pad(rows.attention_mask(), (prefix, 0), value=True)
-    decoder = inner.get_decoder()
-    with _attention(decoder, rows):
-        output = decoder(
-            **tokens,
-            position_ids=rows.position_ids + prefix,
-            attention_mask=_readable(inner, mask),
-            **_prefix(model, len(mask)),
+    mask = _readable(inner, F.pad(rows.attention_mask(), (prefix, 0), value=True))
+    with _attention(inner):
+        output = inner.get_decoder()(
+            **tokens, position_ids=rows.position_ids + prefix, attention_mask=mask, **_prefix(model, len(mask))
         )
     return cast("Tensor", output.last_hidden_state)
 
@@ -186,14 +182,10 @@ def _has_layer_norm(inner: PreTrainedModel) -> bool:
     return any(isinstance(module, nn.LayerNorm) for module in inner.get_decoder().modules())
 
 
-def _attention(decoder: nn.Module, rows: TokenRows) -> contextlib.AbstractContextManager[None]:
-    """On a CPU the blocked kernel's backward is two to three times slower than plain products, up to some length."""
+def _attention(inner: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
     # With gradient checkpointing the blocks run again outside this context, and have to run the same way.
-    again = getattr(decoder, "gradient_checkpointing", False)
-    short = rows.input_ids.shape[1] <= _SHORT and not again
-    if short and torch.is_grad_enabled() and rows.input_ids.device.type == "cpu":
-        return cast("contextlib.AbstractContextManager[None]", sdpa_kernel(SDPBackend.MATH))
-    return contextlib.nullcontext()
+    again = getattr(inner.get_decoder(), "gradient_checkpointing", False)
+    return contextlib.nullcontext() if again and torch.is_grad_enabled() else plain_products(inner)
 
 
 def _prefix(model: nn.Module, count: int) -> dict[str, Any]:

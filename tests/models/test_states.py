@@ -230,7 +230,7 @@ def test_short_rows_have_the_gradient_of_the_blocked_kernel(monkeypatch: pytest.
     rows = TokenRows(torch.arange(24).reshape(2, 12), torch.arange(12).repeat(2, 1), torch.zeros(2, 12).long())
     found = []
     for limit in (128, 0):
-        monkeypatch.setattr("hotfix.models.states._SHORT", limit)
+        monkeypatch.setattr("hotfix.models.attention._SHORT", limit)
         model.zero_grad()
         hidden_states(model, rows).square().sum().backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
