@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
 from hotfix.editors.rows import row_means, target_rows
-from hotfix.editors.tails import Tails, tail_states, tails_from
+from hotfix.editors.tails import Spans, Tails, tail_states, tails_from
 from hotfix.models.layout import feed_forward_output, find_blocks, lower_blocks
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.trace import captured, changed_output
@@ -237,18 +237,18 @@ def _problem(model: PreTrainedModel, block: int, rows: Sequence[Firing]) -> _Pro
     own = pad_sequence([row.own for row in rows], batch_first=True)
     # Where a value never fires the prompt's last token will do.
     start = own.int().argmax(dim=1).where(own.any(dim=1), layout.last).minimum(layout.last)
+    every = torch.arange(len(rows), device=start.device)
     place = find_blocks(model.get_decoder()).blocks[block]
     module = feed_forward_output(cast("nn.Module", model), block).module
     with changed_output(module, lambda out: fixed.to(out.dtype)), captured({"block": place}, "input") as entered:
-        tails = tails_from(model, layout.rows, start, lambda: entered["block"])
-    every = torch.arange(len(rows), device=start.device)[:, None]
+        tails = tails_from(model, layout.rows, Spans(every, start, layout.length), lambda: entered["block"])
     column = layout.column - start[layout.row]
     return _Problem(
         model,
         block,
         tails,
-        fixed[every, tails.position],
-        own[every, tails.position][..., None],
+        fixed[every[:, None], tails.position],
+        own[every[:, None], tails.position][..., None],
         layout.row,
         column,
         layout.token,

@@ -17,25 +17,21 @@ from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_f
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, shortest_window, surroundings, windows
 from hotfix.editors.key_statistics import Derived, KeyStatistics
 from hotfix.editors.layers import best_run, block_scores, check_blocks
+from hotfix.editors.readings import Readings
 from hotfix.editors.repair.failures import detect
-from hotfix.editors.rows import target_rows
 from hotfix.editors.values import Place, Search, search_values
 from hotfix.errors import ConfigError, DataError
 from hotfix.models.fingerprint import fingerprint
-from hotfix.models.layout import Projection, feed_forward_output, find_blocks, lower_blocks
-from hotfix.models.states import hidden_states
-from hotfix.models.trace import captured
+from hotfix.models.layout import Projection, feed_forward_output, find_blocks
 from hotfix.models.weights import swapped_weights
 from hotfix.patches import LowRank, WeightDelta
 from hotfix.patches.weight_delta import Change, composed
 
-__all__ = ["Layers", "LocateThenEdit", "Observed", "Window", "keys_of", "observed", "stored", "wearing"]
+__all__ = ["Layers", "LocateThenEdit", "Observed", "Window", "stored", "wearing"]
 
 Layers = list[int] | Literal["auto"] | None
 Window = int | Literal["auto"] | None
-_KEY = "key"
 _HELD = 256
-_ROWS = 32
 
 
 class Observed(NamedTuple):
@@ -48,6 +44,18 @@ class Observed(NamedTuple):
 
     keys: Tensor
     outputs: Tensor
+
+
+class _Texts(NamedTuple):
+    """What is read of a group of requests.
+
+    Attributes:
+        asked: their prompts, each in all its contexts.
+        held: prompts whose keys are to give what they give; None for none.
+    """
+
+    asked: Readings
+    held: Readings | None
 
 
 class LocateThenEdit(WeightEditor):
@@ -106,14 +114,14 @@ class LocateThenEdit(WeightEditor):
         found: dict[str, Change] = {}
         for whole in [[request] for request in requests] if self.one_by_one else [list(requests)]:
             group = self._parted(model, blocks[0], whole, memory)
-            # What enters the lowest matrix is the same whatever is written behind it, so it is read once.
-            lowest = self._held(model, feed_forward_output(model, blocks[0]), blocks[0], group, around)
+            with wearing(model, found):
+                texts = self._texts(model, blocks[0], group, around)
             made = Remembered({}, memory)
             for again in range(self.rounds):
                 with wearing(model, found):
                     if again and not detect(model, group):
                         break
-                    made = self._solve(model, blocks, factors, group, around, memory, lowest)
+                    made = self._solve(model, blocks, factors, group, around, memory, texts)
                 found = composed(found, made.changes)
             memory = dict(made.memory)
         return Remembered(found, memory)
@@ -194,12 +202,9 @@ class LocateThenEdit(WeightEditor):
         requests: Sequence[EncodedRequest],
         around: Surroundings,
         memory: Mapping[str, Tensor],
-        lowest: Tensor | None,
+        texts: _Texts,
     ) -> Remembered:
-        """Bring the requests' values about, a share in every block; each block sees what those below it did.
-
-        The lowest block's held keys are given.
-        """
+        """Bring the requests' values about, a share in every block; each block sees what those below it did."""
         place = self.place(model, blocks[-1])
         values = search_values(model, place, requests, around, self.search)
         targets = torch.stack([value.target(self.written) for value in values], dim=1)  # [H, r]
@@ -208,14 +213,13 @@ class LocateThenEdit(WeightEditor):
         for i, block in enumerate(blocks):
             projection = feed_forward_output(model, block)
             with wearing(model, found):
-                seen = [observed(model, projection, place, self.written, r, around) for r in requests]
+                ins, outs = texts.asked.read(block, projection.module, place.modules[self.written], place.block)
+                held = None if texts.held is None else texts.held.read(block, projection.module)[0].T
+            contexts = len(ins) // len(requests)
+            seen = [Observed(*one) for one in zip(ins.split(contexts), outs.split(contexts), strict=True)]
             now = torch.stack([self.current(one) for one in seen], dim=1)
             gain = (targets - now) * self.share(len(blocks) - i)
             earlier = memory.get(projection.name) if self.remember else None
-            held = lowest
-            if i:
-                with wearing(model, found):
-                    held = self._held(model, projection, block, requests, around)
             kept = _beside(earlier, held)
             found[projection.name] = stored(projection, self.solution(self.inverse(factors[block]), seen, gain, kept))
             if self.remember:
@@ -223,57 +227,17 @@ class LocateThenEdit(WeightEditor):
                 remembered[projection.name] = keys if earlier is None else torch.cat([earlier, keys], dim=1)
         return Remembered(found, remembered)
 
-    def _held(
-        self,
-        model: PreTrainedModel,
-        projection: Projection,
-        block: int,
-        requests: Sequence[EncodedRequest],
-        around: Surroundings,
-    ) -> Tensor | None:
-        """Return the keys of other prompts that end as these do, [D, p]; of many requests a few each."""
+    def _texts(
+        self, model: PreTrainedModel, lowest: int, requests: Sequence[EncodedRequest], around: Surroundings
+    ) -> _Texts:
+        """Return what is read of requests that are solved together; of many, a few other prompts each are held."""
         each = min(self.hold, max(1, _HELD // len(requests)))
         # Requests share them, and a key that is to gain something can't be held.
-        prompts = {tuple(other.prompt): other for r in requests for other in contrasts(r, around, each)}
+        held = {tuple(other.prompt): other.prompt for r in requests for other in contrasts(r, around, each)}
         for request in requests:
-            prompts.pop(tuple(request.prompt), None)
-        return keys_of(model, projection, block, list(prompts.values())) if prompts else None
-
-
-@torch.no_grad()
-def observed(
-    model: PreTrainedModel,
-    projection: Projection,
-    place: Place,
-    written: str,
-    request: EncodedRequest,
-    around: Surroundings,
-) -> Observed:
-    """Look at a request in all its contexts."""
-    rows = target_rows(in_contexts(request, around), model.device)
-    every = torch.arange(len(rows.last), device=rows.last.device)
-    with (
-        lower_blocks(model.get_decoder(), place.block + 1),
-        captured({_KEY: projection.module}, "input") as entering,
-        captured({written: place.modules[written]}, "output") as leaving,
-    ):
-        hidden_states(cast("nn.Module", model), rows.rows)
-    return Observed(entering[_KEY][every, rows.last].float(), leaving[written][every, rows.last].float())
-
-
-@torch.no_grad()
-def keys_of(model: PreTrainedModel, projection: Projection, block: int, requests: Sequence[EncodedRequest]) -> Tensor:
-    """Return what enters a block's matrix at the prompts' last tokens, float32 [D, r]."""
-    found = []
-    for start in range(0, len(requests), _ROWS):
-        rows = target_rows(requests[start : start + _ROWS], model.device)
-        with (
-            lower_blocks(model.get_decoder(), block + 1),
-            captured({_KEY: projection.module}, "input") as entering,
-        ):
-            hidden_states(cast("nn.Module", model), rows.rows)
-        found.append(entering[_KEY][torch.arange(len(rows.last), device=model.device), rows.last].float())
-    return torch.cat(found).T
+            held.pop(tuple(request.prompt), None)
+        asked = [one.prompt for request in requests for one in in_contexts(request, around)]
+        return _Texts(Readings(model, lowest, asked), Readings(model, lowest, list(held.values())) if held else None)
 
 
 def stored(projection: Projection, factors: Factors) -> LowRank:

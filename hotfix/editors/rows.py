@@ -23,6 +23,7 @@ class TargetRows:
     Attributes:
         rows: of B requests.
         last: position of each prompt's last token, int64 [B].
+        length: of each row, int64 [B].
         row: of each target token, int64 [N].
         column: of the position that predicts it, int64 [N].
         token: its id, int64 [N].
@@ -30,6 +31,7 @@ class TargetRows:
 
     rows: TokenRows
     last: Tensor
+    length: Tensor
     row: Tensor
     column: Tensor
     token: Tensor
@@ -61,6 +63,7 @@ def target_rows(
     return TargetRows(
         rows.to(device),
         last.to(device),
+        torch.tensor([len(text) for text in texts], device=device),
         wanted.row.to(device),
         wanted.column.to(device),
         wanted.token.to(device),

@@ -23,11 +23,25 @@ from hotfix.models.layout import find_blocks, upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import own_precision, token_inputs
 
-__all__ = ["Tails", "from_block", "tail_states", "tails_from"]
+__all__ = ["Spans", "Tails", "from_block", "tail_states", "tails_from"]
+
+
+class Spans(NamedTuple):
+    """B tails; several may be of one row.
+
+    Attributes:
+        row: of each, int64 [B].
+        start: position at which it begins, int64 [B].
+        stop: position behind its last token, int64 [B].
+    """
+
+    row: Tensor
+    start: Tensor
+    stop: Tensor
 
 
 class Tails(NamedTuple):
-    """B rows from one position of each on, S tokens at most.
+    """B texts from one position of each on, S tokens at most.
 
     Attributes:
         entering: what enters the block, [B, S, D].
@@ -51,14 +65,14 @@ class Tails(NamedTuple):
 
 
 @torch.no_grad()
-def tails_from(model: PreTrainedModel, rows: TokenRows, start: Tensor, entered: Callable[[], Tensor]) -> Tails:
-    """Run a model once, and keep what its rows' tails need.
+def tails_from(model: PreTrainedModel, rows: TokenRows, spans: Spans, entered: Callable[[], Tensor]) -> Tails:
+    """Run a model once, and keep what some tails need.
 
     Args:
         model: frozen.
         rows: plain texts, padded on the right.
-        start: position at which each row's tail begins, int64 [B].
-        entered: gives what has entered the block in this run, [B, T, D].
+        spans: the tails.
+        entered: gives what has entered the block in this run, [R, T, D].
 
     Raises:
         ModelError: the model keeps something other than keys and values.
@@ -73,19 +87,19 @@ def tails_from(model: PreTrainedModel, rows: TokenRows, start: Tensor, entered: 
             past_key_values=DynamicCache(),
             use_cache=True,
         )
-    before, width = int(start.max()), int((there.sum(1) - start).max())
+    row, start, stop = spans
+    before, width = int(start.max()), int((stop - start).max())
     steps = torch.arange(max(before, width), device=start.device)
     past = steps[:before] - (before - start)[:, None]  # [B, P], negative where a shorter row has none
     tail = start[:, None] + steps[:width]  # [B, S]
-    mask = torch.cat([past >= 0, tail < there.sum(1, keepdim=True)], dim=1).long()
+    mask = torch.cat([past >= 0, tail < stop[:, None]], dim=1).long()
     tail, past = tail.clamp(max=there.shape[1] - 1), past.clamp(min=0)
-    every = torch.arange(len(start), device=start.device)
     return Tails(
-        entered()[every[:, None], tail].detach(),
+        entered()[row[:, None], tail].detach(),
         tail,
         mask,
-        _chosen(model, output.past_key_values, past),
-        output.last_hidden_state[every, start],
+        _chosen(model, output.past_key_values, row, past),
+        output.last_hidden_state[row, start],
     )
 
 
@@ -136,19 +150,15 @@ def _with_own_layers(cache: DynamicCache) -> DynamicCache:
     return own
 
 
-def _chosen(model: PreTrainedModel, cache: object, past: Tensor) -> DynamicCache:
+def _chosen(model: PreTrainedModel, cache: object, row: Tensor, past: Tensor) -> DynamicCache:
     """Return keys and values of the positions before the tails, moved next to them: [B, P] -> B rows of P."""
     chosen = DynamicCache()
     for i, layer in enumerate(getattr(cache, "layers", ())):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None:
             break
-        chosen.update(*(part.gather(2, _like(past, part)) for part in (keys, values)), i)
+        both = (part.transpose(1, 2)[row[:, None], past].transpose(1, 2).contiguous() for part in (keys, values))
+        chosen.update(*both, i)
     if len(chosen.layers) != len(find_blocks(model.get_decoder()).blocks):
         raise ModelError(f"{type(model).__name__} keeps something other than keys and values, so it can't be edited so")
     return chosen
-
-
-def _like(past: Tensor, part: Tensor) -> Tensor:
-    """[B, P] -> [B, heads, P, width]."""
-    return past[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3])

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hotfix.data.edits import EncodedRequest
+from hotfix.data.packing import pack_texts
 from hotfix.editors.contexts import Surroundings, in_contexts
+from hotfix.editors.readings import shared_rows
 from hotfix.editors.rows import row_means, target_rows
-from hotfix.editors.tails import Tails, tail_states, tails_from
+from hotfix.editors.tails import Spans, Tails, tail_states, tails_from
 from hotfix.models.layout import find_blocks
 from hotfix.models.states import head_logits
 from hotfix.models.trace import captured, changed_output
@@ -191,11 +193,17 @@ def _problem(
     asks = [ask for own in contexts for ask in [True] * len(own) + [False] * len(around.others)]
     owner = [i for i, own in enumerate(contexts) for _ in range(len(own) + len(around.others))]
     rows = target_rows(texts, model.device)
+    # Windows of one answer are ends of one text, which is run once.
+    whole, of = shared_rows([text.ids for text in texts])
+    packed, _ = pack_texts(whole, pad_id=0)
+    assert packed is not None
+    own = torch.tensor(of, device=model.device)
     block = find_blocks(model.get_decoder()).blocks[place.block]
     with captured({_INPUT: block}, "input") as entered, captured(place.modules, "output") as seen:
-        tails = tails_from(model, rows.rows, rows.last, lambda: entered[_INPUT])
+        spans = Spans(own, rows.last, rows.length)
+        tails = tails_from(model, packed.to(model.device), spans, lambda: entered[_INPUT])
     bare = torch.tensor([owner.index(i) for i in range(len(requests))], device=model.device)
-    start = {name: seen[name][bare, rows.last[bare]].float() for name in place.modules}
+    start = {name: seen[name][own[bare], rows.last[bare]].float() for name in place.modules}
     asking = torch.tensor(asks, device=model.device)
     other, asked = (~asking).nonzero()[:, 0], asking[rows.row]
     usual = head_logits(model, tails.states[other]).log_softmax(-1)

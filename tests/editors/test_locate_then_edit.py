@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hotfix.data.edits import EditRequest, EncodedRequest, encode_request
-from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search, locate_then_edit
+from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search
 from hotfix.editors import key_statistics as statistics
 from hotfix.editors.base import Remembered, frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
-from hotfix.editors.locate_then_edit import LocateThenEdit, observed
+from hotfix.editors.locate_then_edit import LocateThenEdit, Observed
+from hotfix.editors.readings import Readings
 from hotfix.editors.rows import target_rows
 from hotfix.editors.values import search_values
 from hotfix.errors import ConfigError, DataError
@@ -94,7 +95,8 @@ def test_rome_writes_the_value_at_its_key(make: type[PreTrainedModel], protocol:
     projection, place = feed_forward_output(model, 1), editor.place(model, 1)
     with frozen(model):
         wanted = search_values(model, place, [request], around, AROUND)[0].target(editor.written)
-    seen = observed(model, projection, place, editor.written, request, around)
+    prompts = [one.prompt for one in in_contexts(request, around)]
+    seen = Observed(*Readings(model, 1, prompts).read(1, projection.module))
     key = editor.key(seen) if protocol == "consistent" else seen.keys[0]
     [change] = patch_of(editor, model, FIRST).changes.values()
     assert isinstance(change, LowRank)
@@ -191,14 +193,19 @@ def test_pmet_writes_the_feed_forward_value_only() -> None:
     torch.testing.assert_close(found["attention"], wanted.start["attention"], rtol=1e-4, atol=1e-6)
 
 
-def test_keys_are_looked_up_behind_every_prefix() -> None:
-    model, around = tiny_model(), drawn(AROUND)
-    projection, place = feed_forward_output(model, 1), ROME([1]).place(model, 1)
-    seen = observed(model, projection, place, ROME.written, encoded(FIRST), around)
-    for row, alone in enumerate(in_contexts(encoded(FIRST), around)):
-        with torch.no_grad(), captured({"k": projection.module}, "input") as entered:
-            model(input_ids=torch.tensor([alone.prompt]))
-        torch.testing.assert_close(seen.keys[row], entered["k"][0, -1], rtol=1e-4, atol=1e-6)
+def test_requests_are_read_behind_every_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[list[list[int]]] = []
+
+    class Noted(Readings):
+        def __init__(self, model: PreTrainedModel, first: int, read: list[list[int]]) -> None:
+            texts.append(read)
+            super().__init__(model, first, read)
+
+    monkeypatch.setattr("hotfix.editors.locate_then_edit.Readings", Noted)
+    patch_of(MEMIT([0, 1], AROUND), tiny_model(), FIRST, SECOND)
+    around = drawn(AROUND)
+    assert texts == [[one.prompt for r in (FIRST, SECOND) for one in in_contexts(encoded(r), around)]]
+    assert len(texts[0]) == 6
 
 
 def test_without_ordinary_code_there_is_a_clear_error() -> None:
@@ -249,39 +256,6 @@ def test_other_requests_prompts_are_held_but_none_that_is_edited() -> None:
         held = output(model, encoded(SECOND), module)
     with worn(alone, model):
         torch.testing.assert_close(output(model, encoded(SECOND), module), held, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("layers", [[1], [0, 1]])
-def test_held_keys_of_the_lowest_block_are_read_once_and_are_what_each_round_would_read(
-    layers: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds: list[Tensor] = []
-    blocks: list[int] = []
-    solve, read = LocateThenEdit._solve, locate_then_edit.keys_of
-
-    def checked(self: LocateThenEdit, *args: Any) -> Any:
-        model, own, _, group, around, _, lowest = args
-        rounds.append(lowest)
-        with monkeypatch.context() as unwatched:
-            unwatched.setattr(locate_then_edit, "keys_of", read)
-            anew = self._held(model, feed_forward_output(model, own[0]), own[0], group, around)
-        torch.testing.assert_close(lowest, anew, rtol=0, atol=0)
-        return solve(self, *args)
-
-    def counted(model: PreTrainedModel, projection: Any, block: int, *rest: Any) -> Tensor:
-        blocks.append(block)
-        return read(model, projection, block, *rest)
-
-    monkeypatch.setattr(LocateThenEdit, "_solve", checked)
-    monkeypatch.setattr(locate_then_edit, "keys_of", counted)
-    others = [EditRequest("3", "copy a list:", " list(xs)"), EditRequest("4", "copy a tuple:", " tuple(xs)")]
-    known = Background(others, BACKGROUND.texts)
-    request = EditRequest("1", FIRST.prompt, " x[0]", ending="\n")
-    editor = MEMIT(layers, Search(steps=3, clamp=20.0, prefixes=2, others=1), window=1, rounds=3, hold=2)
-    editor.compute(tiny_model(), TOKENIZER, [request], background=known)
-    assert len(rounds) > 1
-    assert blocks.count(layers[0]) == 1
-    assert all(blocks.count(block) == len(rounds) for block in layers[1:])
 
 
 @pytest.mark.parametrize("editor", [ROME, EMMET, MEMIT, AlphaEdit, PMET])
