@@ -67,7 +67,7 @@ def test_all_are_found() -> None:
     assert len(OBJECTIVES) == 17
     assert len(ADAPTERS) == 8
     assert len(DATA) == 6
-    named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", *EDITORS)}
+    named = {f"configs/recipe/{name}.yaml" for name in ("expose", "full", "online", "real_bugs", *EDITORS)}
     assert {"configs/lora.yaml", SMOKE, *named} == set(RECIPES)
 
 
