@@ -254,7 +254,7 @@ def _explain_yaml(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]
 _AT_KEY = r"Parser key \"(?P<key>[^\"]+)\""
 _UNNAMED = r"Given value: \{'class_path': (?:Namespace\(class_path=)?'(?P<path>[^']+)'"
 _RULES: tuple[tuple[str, Callable[[HotfixParser, re.Match[str]], tuple[str, str]]], ...] = (
-    (_AT_KEY + r".*?Subtypes: \[dict\[str, (?P<base>[\w.]+)\].*?" + _UNNAMED, _explain_unnamed),
+    (_AT_KEY + r".*?Subtypes: \[dict\[str, (?P<base>[\w.]+)[^\]]*\].*?" + _UNNAMED, _explain_unnamed),
     (_AT_KEY + r".*?Problem with given class_path '(?P<path>[^']+)':\n(?P<why>[^\n]+)", _explain_class),
     (_AT_KEY + r".*?(?P<why>Expected a dot import path) string: (?P<path>\S+)", _explain_class),
     (_AT_KEY + r".*?Import path (?:(?P<path>\S+) )?does not correspond to a subclass of (?P<base>\w+)", _explain_kind),

@@ -119,6 +119,12 @@ def test_a_class_where_names_are_expected(refuse: Refuse) -> None:
     assert told == f"{key}: {says}{{a_name: {{class_path: hotfix.losses.NLL, ...}}}}"
 
 
+def test_a_class_alone_where_names_are_expected(refuse: Refuse) -> None:
+    key = "objective.init_args.extra"
+    told = refuse(f"--model.init_args.{key}", "{class_path: hotfix.losses.NLL}")
+    assert told == f"{key}: a class, expected names with a class each: write {{a_name: {{class_path: ...}}}}"
+
+
 def test_a_class_that_refuses_is_named(refuse: Refuse, tmp_path: Path) -> None:
     source = """from hotfix.losses import NLL
 class Broken(NLL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,15 @@ EDITORS = (
 )
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, object]:
+def printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *configs: str, options: Sequence[str] = ()
+) -> dict[str, object]:
     """The resolved configuration, after every class in it was found and every key checked."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["hotfix"])
     arguments = [word for config in configs for word in ("--config", config)]
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *arguments, "--print_config"])
+        main(["fit", *arguments, *options, "--print_config"])
     assert ended.value.code in (0, None)
     found = yaml.safe_load(capsys.readouterr().out)
     assert isinstance(found, dict)
@@ -84,6 +87,13 @@ def test_overlay(overlay: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     found = printed(monkeypatch, capsys, SMOKE, overlay)
     assert_within(written, found, "")
     assert found["model"] == printed(monkeypatch, capsys, SMOKE)["model"]
+
+
+def test_a_further_task_can_be_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--measure.extra.bug_fix_at_edit", "null"]
+    found: Any = printed(monkeypatch, capsys, SMOKE, "configs/overlay/paper.yaml", options=options)
+    assert found["measure"]["extra"]["bug_fix_at_edit"] is None
+    assert found["measure"]["extra"]["drift"] is not None
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -27,12 +27,13 @@ from hotfix.callbacks.precision import widened
 from hotfix.callbacks.progress import task_progress
 from hotfix.callbacks.run_folder import RunFolder
 from hotfix.data.datamodule import HotfixDataModule
-from hotfix.errors import ConfigError, DataError
+from hotfix.errors import DataError
 from hotfix.metrics.base import Record
 from hotfix.models.modes import evaluating
 from hotfix.models.sharded import whole
 from hotfix.models.states import own_precision
 from hotfix.modules import HotfixModule, Online
+from hotfix.slots import filled
 from hotfix.tasks import Slice, Subject, Task
 from hotfix.types import Split
 
@@ -71,7 +72,7 @@ class Measure(Callback):
         bug_fix: does it write the fix or the bug; null to leave it out.
         email_leak: does it write e-mail addresses; null to leave it out.
         humaneval: do its programs work; null to leave it out.
-        extra: further tasks by name.
+        extra: further tasks by name; null leaves one out that another configuration has.
         dtype: precision of measuring; `float32` widens a bfloat16 base for it (twice its memory), `model` doesn't,
             `auto` does for greedy decoding, which flips between ties in bfloat16.
         cache: keep the base model's records for the next run.
@@ -83,16 +84,13 @@ class Measure(Callback):
         bug_fix: Task | None = None,
         email_leak: Task | None = None,
         humaneval: Task | None = None,
-        extra: dict[str, Task] | None = None,
+        extra: dict[str, Task | None] | None = None,
         dtype: Literal["auto", "float32", "model"] = "auto",
         cache: bool = True,
         seed: int = 0,
     ) -> None:
         slots = {"bug_fix": bug_fix, "email_leak": email_leak, "humaneval": humaneval}
-        taken = set(slots) & set(extra or {})
-        if taken:
-            raise ConfigError(f"measure.extra: {', '.join(sorted(taken))} is taken; choose another name")
-        self.tasks = {name: task for name, task in {**slots, **(extra or {})}.items() if task is not None}
+        self.tasks = filled(slots, extra, "measure.extra")
         self.dtype = dtype
         self.cache = MeasurementCache() if cache else None
         self.seed = seed

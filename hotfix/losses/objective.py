@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from hotfix.errors import ConfigError
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
+from hotfix.slots import filled
 
 __all__ = ["Objective"]
-
-_SLOTS = ("learn", "unlearn", "retain")
 
 
 class Objective(nn.Module):
@@ -25,7 +24,7 @@ class Objective(nn.Module):
         learn: makes the fixed side likelier; null for none.
         unlearn: makes the buggy side less likely; null for none.
         retain: keeps everything else as it is; null for none.
-        extra: further terms by name.
+        extra: further terms by name; null leaves one out that another configuration has.
     """
 
     def __init__(
@@ -33,14 +32,11 @@ class Objective(nn.Module):
         learn: LossTerm | None = None,
         unlearn: LossTerm | None = None,
         retain: LossTerm | None = None,
-        extra: dict[str, LossTerm] | None = None,
+        extra: dict[str, LossTerm | None] | None = None,
     ) -> None:
         super().__init__()
-        terms = {"learn": learn, "unlearn": unlearn, "retain": retain}
-        taken = {"loss", *_SLOTS} & set(extra or {})
-        if taken:
-            raise ConfigError(f"objective.init_args.extra: {', '.join(sorted(taken))} is taken; choose another name")
-        self.terms = nn.ModuleDict({name: term for name, term in {**terms, **(extra or {})}.items() if term})
+        slots = {"learn": learn, "unlearn": unlearn, "retain": retain}
+        self.terms = nn.ModuleDict(filled(slots, extra, "objective.init_args.extra", reserved=["loss"]))
         if not self.terms:
             raise ConfigError("objective.init_args: no term is given, expected at least one of learn, unlearn, retain")
 

@@ -44,6 +44,11 @@ def test_a_weight_of_zero_adds_nothing(bench: Bench) -> None:
     assert both["watched"] > 0
 
 
+def test_a_further_term_of_null_is_left_out(bench: Bench) -> None:
+    values = Objective(NLL(), extra={"gentle": None})(bench.passes())
+    assert list(values) == ["loss", "learn"]
+
+
 @pytest.mark.parametrize("name", ["learn", "unlearn", "retain", "loss"])
 def test_refuses_a_name_that_is_taken(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"extra: {name} is taken; choose another name"):
