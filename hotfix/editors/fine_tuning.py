@@ -21,6 +21,7 @@ from hotfix.editors.base import Background, WeightEditor
 from hotfix.editors.descent import descend
 from hotfix.editors.rows import TargetRows, target_rows
 from hotfix.errors import ConfigError
+from hotfix.models.doors import entering_each
 from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.patches import WeightDelta
 from hotfix.patches.weight_delta import Change
@@ -92,17 +93,19 @@ class FT(WeightEditor):
         previous: WeightDelta | None,
     ) -> Mapping[str, Change]:
         """Train, and return the new matrices."""
-        names = self._names(model)
+        layers = self._layers(model)
+        names = [feed_forward_output(cast("nn.Module", model), layer).name for layer in layers]
         trained = {name: weight.clone().requires_grad_() for name, weight in _weights(model, names).items()}
         boxes = self._boxes(model, names, previous)
         optimizer = torch.optim.Adam(trained.values(), lr=self.learning_rate)
         rows = [self._rows(part, model.device) for part in _batches(requests, self.batch_size)]
+        doors = entering_each(model, [batch.rows for batch in rows], min(layers))
         # One look more than steps would be for nothing: nothing is done with the last loss.
         for _ in range(self.steps):
             worn = {
                 name: nn.Parameter(_rounded(w.detach(), boxes.get(name), model.dtype)) for name, w in trained.items()
             }
-            if descend(model, worn, rows) < self.enough:
+            if descend(model, worn, rows, doors) < self.enough:
                 break
             for name, weight in trained.items():
                 weight.grad = cast("Tensor", worn[name].grad).float()
@@ -112,10 +115,9 @@ class FT(WeightEditor):
                     trained[name].clamp_(box.low, box.high)
         return {name: _held(weight.detach(), boxes.get(name), model.dtype) for name, weight in trained.items()}
 
-    def _names(self, model: PreTrainedModel) -> list[str]:
+    def _layers(self, model: PreTrainedModel) -> list[int]:
         blocks = len(find_blocks(cast("nn.Module", model)).blocks)
-        layers = [blocks * 2 // 3] if self.layers is None else self.layers
-        return [feed_forward_output(cast("nn.Module", model), layer).name for layer in layers]
+        return [blocks * 2 // 3] if self.layers is None else self.layers
 
     def _boxes(self, model: PreTrainedModel, names: Sequence[str], previous: WeightDelta | None) -> dict[str, Box]:
         if self.radius is None:

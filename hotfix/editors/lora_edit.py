@@ -21,6 +21,7 @@ from hotfix.editors.descent import descend
 from hotfix.editors.rows import target_rows
 from hotfix.errors import ConfigError
 from hotfix.functional import token_kl
+from hotfix.models.doors import entering_each
 from hotfix.models.layout import attention_output, feed_forward_output, find_blocks
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states
@@ -91,17 +92,19 @@ class LoRAEdit(WeightEditor):
         previous: WeightDelta | None,
     ) -> Mapping[str, Change]:
         """Train the factors, and return their products."""
-        names = self._names(model)
+        layers = self._layers(model)
+        names = self._names(model, layers)
         own = {name: p.detach() for name, p in model.named_parameters() if name in names}
         factors = {name: _factors(own[name], self.rank) for name in names}
         optimizer = torch.optim.Adam([f for pair in factors.values() for f in pair], lr=self.learning_rate)
         parts = [requests[i : i + self.batch_size] for i in range(0, len(requests), self.batch_size)]
         rows = [target_rows(part, model.device) for part in parts]
+        doors = entering_each(model, [batch.rows for batch in rows], min(layers))
         anchor = self._anchor(model, background) if self.drift else None
         for _ in range(self.steps):
             sums = {name: own[name].float() + self.scale * (up @ down) for name, (up, down) in factors.items()}
             worn = {name: nn.Parameter(total.detach().to(own[name].dtype)) for name, total in sums.items()}
-            if descend(model, worn, rows) < self.enough:
+            if descend(model, worn, rows, doors) < self.enough:
                 break
             if anchor is not None:
                 self._hold(model, worn, *anchor)
@@ -110,12 +113,13 @@ class LoRAEdit(WeightEditor):
             optimizer.step()
         return {name: LowRank(self.scale * up.detach(), down.detach()) for name, (up, down) in factors.items()}
 
-    def _names(self, model: PreTrainedModel) -> list[str]:
-        module = cast("nn.Module", model)
-        layers = range(len(find_blocks(module).blocks)) if self.layers is None else self.layers
+    def _layers(self, model: PreTrainedModel) -> Sequence[int]:
+        return range(len(find_blocks(cast("nn.Module", model)).blocks)) if self.layers is None else self.layers
+
+    def _names(self, model: PreTrainedModel, layers: Sequence[int]) -> list[str]:
         kinds = {"feed_forward": [feed_forward_output], "attention": [attention_output]}
         found = kinds.get(self.matrices, [feed_forward_output, attention_output])
-        return [place(module, layer).name for layer in layers for place in found]
+        return [place(cast("nn.Module", model), layer).name for layer in layers for place in found]
 
     def _anchor(self, model: PreTrainedModel, background: Background) -> tuple[TokenRows, Tensor]:
         """Rows of background texts, and the model's own logits on them [N, V]."""

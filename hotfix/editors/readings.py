@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hotfix.data.packing import pack_texts
-from hotfix.editors.tails import from_block
 from hotfix.models.attention import plain_products
+from hotfix.models.doors import entering_block, from_block
 from hotfix.models.layout import find_blocks, lower_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states, own_precision
@@ -93,11 +93,12 @@ class Readings:
     @torch.no_grad()
     def _enter(self, batch: _Batch) -> Tensor:
         """Return what enters the lowest block, [B, T, D], kept off the accelerator."""
-        decoder = self._model.get_decoder()
-        lowest = find_blocks(decoder).blocks[self._first]
-        with lower_blocks(decoder, self._first + 1), captured({_ENTERING: lowest}, "input") as came:
+        with (
+            entering_block(self._model, self._first) as entered,
+            lower_blocks(self._model.get_decoder(), self._first + 1),
+        ):
             hidden_states(cast("nn.Module", self._model), batch.rows)
-        return came[_ENTERING].cpu()
+        return entered[0].cpu()
 
     def _run(self, rows: TokenRows, entering: Tensor) -> None:
         model, decoder = self._model, cast("nn.Module", self._model.get_decoder())

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import Callable
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hotfix.errors import ModelError
 from hotfix.models.attention import plain_products
-from hotfix.models.layout import find_blocks, upper_blocks
+from hotfix.models.doors import from_block
+from hotfix.models.layout import find_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import own_precision, token_inputs
 
-__all__ = ["Spans", "Tails", "from_block", "tail_states", "tails_from"]
+__all__ = ["Spans", "Tails", "tail_states", "tails_from"]
 
 
 class Spans(NamedTuple):
@@ -117,30 +117,6 @@ def tail_states(model: PreTrainedModel, tails: Tails, first: int) -> Tensor:
             **({"position_ids": tails.position} if known else {}),
         )
     return cast("Tensor", output.last_hidden_state)
-
-
-@contextmanager
-def from_block(model: PreTrainedModel, first: int, entering: Tensor) -> Iterator[None]:
-    """Let `entering` enter a block, whatever is computed below it, and compute nothing there where that can be helped.
-
-    What is put in is no embedding: GPT-2 would add its positions to it, Gemma 2 scale it.
-    """
-    decoder = cast("nn.Module", model.get_decoder())
-    block = find_blocks(decoder).blocks[first]
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (entering, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": entering}
-
-    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
-    # Where blocks are of several kinds, decoders look the kind up by a block's place in the list.
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    try:
-        with upper_blocks(decoder, first if len(kinds) <= 1 else 0):
-            yield
-    finally:
-        handle.remove()
 
 
 def _with_own_layers(cache: DynamicCache) -> DynamicCache:

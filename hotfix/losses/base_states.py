@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from hotfix.adapters.first_pass import Kind, Reference, RowBatch, Watcher
 from hotfix.data.encode import EncodedPair
 from hotfix.data.packing import pack_pairs, pack_texts
+from hotfix.models.doors import entering_block
 from hotfix.models.layout import find_blocks, lowest_trained_block
-from hotfix.models.lower_states import entering_block, upper_blocks_agree
+from hotfix.models.lower_states import upper_blocks_agree
 from hotfix.models.rows import PADDING
 from hotfix.models.states import hidden_states, plain_model, prefix_length, takes_masks
 

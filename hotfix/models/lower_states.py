@@ -6,18 +6,17 @@ Whoever runs the same rows again and again and changes only the upper blocks pay
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hotfix.models.layout import find_blocks, lower_blocks
+from hotfix.models.doors import entering_block
+from hotfix.models.layout import lower_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states, plain_model, takes_masks, upper_states
 
-__all__ = ["LowerStates", "entering_block", "upper_blocks_agree"]
+__all__ = ["LowerStates", "upper_blocks_agree"]
 
 log = logging.getLogger(__name__)
 
@@ -74,22 +73,6 @@ class LowerStates:
     def _agree(self, rows: TokenRows, entering: Tensor) -> bool:
         """Tell whether the upper blocks by themselves give what the whole decoder gives."""
         return upper_blocks_agree(self._model, rows, entering, self._first, hidden_states(self._model, rows))
-
-
-@contextmanager
-def entering_block(model: nn.Module, block: int) -> Iterator[list[Tensor]]:
-    """Collect what enters a block, [B, T, D], once for each time that it runs."""
-    entered: list[Tensor] = []
-
-    def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        entered.append(args[0] if args else kwargs["hidden_states"])
-
-    module = find_blocks(plain_model(model).get_decoder()).blocks[block]
-    handle = module.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        yield entered
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

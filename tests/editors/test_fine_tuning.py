@@ -127,6 +127,17 @@ def test_batches_of_any_size_give_the_same_weights() -> None:
     assert ((whole - parts).abs() < 1e-5).float().mean() > 0.99
 
 
+def test_blocks_below_run_no_oftener_with_more_steps() -> None:
+    def runs(steps: int) -> int:
+        made, count = model(), []
+        handle = made.model.layers[0].register_forward_hook(lambda *_: count.append(1))
+        FT([1], steps=steps, enough=0.0).compute(made, TOKENIZER, REQUESTS)
+        handle.remove()
+        return len(count)
+
+    assert runs(9) == runs(1) > 0
+
+
 def test_two_thirds_of_the_depth_by_default() -> None:
     assert set(FT().compute(tiny_model(), TOKENIZER, REQUESTS).changes) == {WEIGHT}
 

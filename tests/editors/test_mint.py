@@ -12,9 +12,9 @@ from hotfix.editors.repair.attribution import Neuron, attributions, best_neurons
 from hotfix.editors.repair.failures import detect, judged, masked_logits
 from hotfix.editors.repair.mint import _patched, drawn, traction
 from hotfix.editors.repair.semantics import semantics
-from hotfix.editors.repair.tail import entering
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import target_rows
+from hotfix.models.doors import entering
 from hotfix.models.layout import feed_forward_output
 from hotfix.models.states import hidden_states
 from hotfix.patches import worn

@@ -26,12 +26,11 @@ from hotfix.editors.repair.failures import detect
 from hotfix.editors.repair.layers import bypass_losses, chosen_layers
 from hotfix.editors.repair.prior import minimum_norm
 from hotfix.editors.repair.semantics import semantics
-from hotfix.editors.repair.tail import Entering, entering, resumed
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import target_rows
 from hotfix.errors import DataError
+from hotfix.models.doors import Entering
 from hotfix.models.layout import feed_forward_output
-from hotfix.models.states import hidden_states
 from hotfix.models.tiny import tiny_model
 from hotfix.models.trace import captured
 from hotfix.patches import WeightDelta, worn
@@ -100,21 +99,6 @@ def test_gradients_are_autograd_s_in_every_layout(kind: str) -> None:
         gradient = gradient.T if place.transposed else gradient
         torch.testing.assert_close(seen.gradients[layer], gradient, rtol=1e-3, atol=1e-6)
         assert seen.loss == pytest.approx(float(loss.detach()), rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_the_upper_blocks_alone_give_the_whole_model_s_states(kind: str) -> None:
-    model = build(kind)
-    rows = target_rows([EncodedRequest("1", [5, 80, 7], [9]), EncodedRequest("2", [6], [8])], "cpu").rows
-    expected = hidden_states(model, rows)
-    place = entering(model, rows, 2)
-    assert place.states is not None
-    lower, runs = feed_forward_output(model, 0).module, []
-    handle = lower.register_forward_hook(lambda *_: runs.append(1))
-    with resumed(model, place):
-        torch.testing.assert_close(hidden_states(model, rows), expected)
-    handle.remove()
-    assert not runs
 
 
 def test_bypass_loss_is_that_of_a_part_that_passes_its_input_on() -> None:

@@ -24,9 +24,9 @@ from hotfix.editors.repair.groups import Mode
 from hotfix.editors.repair.layers import LayerChoice, chosen_layers
 from hotfix.editors.repair.report import Outcome
 from hotfix.editors.repair.semantics import final_norm
-from hotfix.editors.repair.tail import Entering, entering, resumed
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import TargetRows
+from hotfix.models.doors import Entering, entering_each, resumed
 from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 
@@ -110,7 +110,7 @@ class ASTRA(Repair):
         """Solve, look, and solve again."""
         with work.worn():
             layers = chosen_layers(work.model, work.batches(requests[:1])[0], self.layers)
-            doors = [entering(work.model, batch.rows, layers[0]) for batch in rows]
+            doors = entering_each(work.model, [batch.rows for batch in rows], layers[0])
             spared = _spared(work, layers) if self.preserve and work.texts else {}
         token = torch.cat([batch.token for batch in rows])
         stand = _stand(work, rows, doors, layers)

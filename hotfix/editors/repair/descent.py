@@ -19,9 +19,9 @@ from hotfix.editors.repair.failures import Judgement, judged, masked_logits
 from hotfix.editors.repair.groups import Mode
 from hotfix.editors.repair.layers import LayerChoice, chosen_layers
 from hotfix.editors.repair.report import Outcome
-from hotfix.editors.repair.tail import Entering, entering, resumed
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import TargetRows
+from hotfix.models.doors import Entering, entering_each, resumed
 from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 
@@ -192,7 +192,7 @@ class Descent(Repair):
         token = torch.cat([batch.token for batch in rows])
         with work.worn():
             layers = self._layers(work, requests, rows, start)
-            doors = [entering(work.model, batch.rows, layers[0]) for batch in rows]
+            doors = entering_each(work.model, [batch.rows for batch in rows], layers[0])
         course = Course(work, rows, doors, layers, token, start)
         self.prepare(course)
         steps = self._walk(course)

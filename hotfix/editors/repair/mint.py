@@ -20,9 +20,9 @@ from hotfix.editors.repair.base import Repair
 from hotfix.editors.repair.failures import Judgement, judged, masked_logits
 from hotfix.editors.repair.layers import LayerChoice, chosen_layers
 from hotfix.editors.repair.report import Outcome
-from hotfix.editors.repair.tail import Entering, entering, resumed
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import TargetRows
+from hotfix.models.doors import Entering, entering, resumed
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import hidden_states
 
