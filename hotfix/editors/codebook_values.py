@@ -22,7 +22,8 @@ from hotfix.data.edits import EncodedRequest
 from hotfix.editors.contexts import Surroundings, in_contexts
 from hotfix.editors.rows import row_means, target_rows
 from hotfix.editors.tails import Spans, Tails, tail_states, tails_from
-from hotfix.models.layout import feed_forward_output, find_blocks, lower_blocks
+from hotfix.models.doors import lower_blocks
+from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.trace import captured, changed_output
 from hotfix.patches.codebook import KeyRule, Queries

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hotfix.editors.rows import TargetRows
-from hotfix.models.doors import Entering, resumed
+from hotfix.models.resume import Entering, resumed
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.weights import swapped_weights
 

@@ -32,9 +32,9 @@ from hotfix.data.packing import pack_texts
 from hotfix.editors.codebook_values import watched
 from hotfix.errors import ConfigError
 from hotfix.functional import generalised_eigenvectors
+from hotfix.models.doors import lower_blocks
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.kept_files import keep, used
-from hotfix.models.layout import lower_blocks
 from hotfix.models.packaged import cache_folder
 from hotfix.models.states import hidden_states
 from hotfix.patches.codebook import KeyRule, Queries

@@ -21,8 +21,8 @@ from hotfix.editors.base import Background, WeightEditor
 from hotfix.editors.descent import descend
 from hotfix.editors.rows import TargetRows, target_rows
 from hotfix.errors import ConfigError
-from hotfix.models.doors import entering_each
 from hotfix.models.layout import feed_forward_output, find_blocks
+from hotfix.models.resume import entering_each
 from hotfix.patches import WeightDelta
 from hotfix.patches.weight_delta import Change
 

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 
 from hotfix.data.packing import pack_texts
 from hotfix.errors import ConfigError, ModelError
+from hotfix.models.doors import lower_blocks
 from hotfix.models.input_moments import InputMoments
 from hotfix.models.kept_files import keep, used
-from hotfix.models.layout import feed_forward_output, lower_blocks
+from hotfix.models.layout import feed_forward_output
 from hotfix.models.packaged import cache_folder
 from hotfix.models.rows import PADDING
 from hotfix.models.states import hidden_states

@@ -21,8 +21,8 @@ from hotfix.editors.descent import descend
 from hotfix.editors.rows import target_rows
 from hotfix.errors import ConfigError
 from hotfix.functional import token_kl
-from hotfix.models.doors import entering_each
 from hotfix.models.layout import attention_output, feed_forward_output, find_blocks
+from hotfix.models.resume import entering_each
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import head_logits, hidden_states
 from hotfix.models.weights import swapped_weights

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from hotfix.data.packing import pack_texts
 from hotfix.models.attention import plain_products
-from hotfix.models.doors import entering_block, from_block
-from hotfix.models.layout import find_blocks, lower_blocks
+from hotfix.models.doors import entering_block, from_block, lower_blocks
+from hotfix.models.layout import find_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states, own_precision
 from hotfix.models.trace import captured
@@ -93,17 +93,15 @@ class Readings:
     @torch.no_grad()
     def _enter(self, batch: _Batch) -> Tensor:
         """Return what enters the lowest block, [B, T, D], kept off the accelerator."""
-        with (
-            entering_block(self._model, self._first) as entered,
-            lower_blocks(self._model.get_decoder(), self._first + 1),
-        ):
+        decoder = self._model.get_decoder()
+        with entering_block(decoder, self._first) as entered, lower_blocks(decoder, self._first + 1):
             hidden_states(cast("nn.Module", self._model), batch.rows)
         return entered[0].cpu()
 
     def _run(self, rows: TokenRows, entering: Tensor) -> None:
         model, decoder = self._model, cast("nn.Module", self._model.get_decoder())
         mask = (rows.branch != PADDING).long()
-        with own_precision(cast("nn.Module", model)), plain_products(model), from_block(model, self._block, entering):
+        with own_precision(cast("nn.Module", model)), plain_products(model), from_block(decoder, self._block, entering):
             decoder(inputs_embeds=entering, attention_mask=mask, use_cache=False)
 
 

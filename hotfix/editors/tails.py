@@ -108,7 +108,7 @@ def tail_states(model: PreTrainedModel, tails: Tails, first: int) -> Tensor:
     decoder = cast("nn.Module", model.get_decoder())
     cache = _with_own_layers(tails.cache)
     known = "position_ids" in inspect.signature(decoder.forward).parameters
-    with own_precision(cast("nn.Module", model)), plain_products(model), from_block(model, first, tails.entering):
+    with own_precision(cast("nn.Module", model)), plain_products(model), from_block(decoder, first, tails.entering):
         output = decoder(
             inputs_embeds=tails.entering,
             attention_mask=tails.mask,

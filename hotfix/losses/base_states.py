@@ -80,7 +80,7 @@ class BaseStates(Watcher):
     @contextmanager
     def during(self, batch: RowBatch) -> Iterator[None]:
         """Catch what enters the first block."""
-        with entering_block(self._model, self.first or 0) as entered:
+        with entering_block(plain_model(self._model).get_decoder(), self.first or 0) as entered:
             yield
         # What enters is of use only where the blocks above it take our masks.
         self._entered = entered[0] if self.first is not None and takes_masks(self._model, batch.rows) else None
@@ -155,7 +155,7 @@ def _frozen_below(model: nn.Module, pairs: Sequence[EncodedPair], retain: Sequen
     rows = pack_pairs(pairs[:1], "packed", 0)[0] if pairs else pack_texts(retain[:1], 0)[0]
     if rows is None:
         return False
-    with torch.enable_grad(), entering_block(model, 0) as entered:
+    with torch.enable_grad(), entering_block(plain_model(model).get_decoder(), 0) as entered:
         hidden_states(model, rows.to(_device(model)))
     return not any(states.requires_grad for states in entered)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
@@ -17,9 +15,7 @@ __all__ = [
     "attention_output",
     "feed_forward_output",
     "find_blocks",
-    "lower_blocks",
     "lowest_trained_block",
-    "upper_blocks",
 ]
 
 _ATTENTION = ("attn", "attention")
@@ -67,30 +63,6 @@ def lowest_trained_block(decoder: nn.Module) -> int:
     blocks = find_blocks(decoder).blocks
     trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
     return next(trained, len(blocks))
-
-
-@contextmanager
-def upper_blocks(decoder: nn.Module, first: int) -> Iterator[None]:
-    """Run the decoder from block `first` on: what is given as embeddings enters there."""
-    place = find_blocks(decoder)
-    whole = place.blocks
-    setattr(place.parent, place.name, whole[first:])
-    try:
-        yield
-    finally:
-        setattr(place.parent, place.name, whole)
-
-
-@contextmanager
-def lower_blocks(decoder: nn.Module, count: int) -> Iterator[None]:
-    """Run only the decoder's first `count` blocks, when nothing above is looked at."""
-    place = find_blocks(decoder)
-    whole = place.blocks
-    setattr(place.parent, place.name, whole[:count])
-    try:
-        yield
-    finally:
-        setattr(place.parent, place.name, whole)
 
 
 class Projection(NamedTuple):

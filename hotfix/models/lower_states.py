@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hotfix.models.doors import entering_block
-from hotfix.models.layout import lower_blocks
+from hotfix.models.doors import entering_block, lower_blocks
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states, plain_model, takes_masks, upper_states
 
@@ -62,7 +61,7 @@ class LowerStates:
             return False
         some = TokenRows(rows.input_ids[new], rows.position_ids[new], rows.branch[new])
         decoder = self._model.get_decoder()
-        with entering_block(self._model, self._first) as entered, lower_blocks(decoder, self._first + 1):
+        with entering_block(decoder, self._first) as entered, lower_blocks(decoder, self._first + 1):
             hidden_states(self._model, some)
         found = {keys[place]: entered[0][i, : len(keys[place])].clone() for i, place in enumerate(new)}
         self._left -= size

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hotfix.errors import ModelError
 from hotfix.models.attention import plain_products
-from hotfix.models.layout import upper_blocks
+from hotfix.models.doors import from_block, upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 
 __all__ = [
@@ -67,7 +67,11 @@ def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
 
 def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int) -> Tensor:
     """Return the last hidden states from what enters block `first`: [B, T, D] -> [B, T, D]."""
-    with own_precision(model), upper_blocks(plain_model(model).get_decoder(), first):
+    decoder = plain_model(model).get_decoder()
+    # Checkpointed blocks run again when nothing is put in any more: only what the decoder itself passes on is right.
+    plain = getattr(decoder, "gradient_checkpointing", False)
+    part = upper_blocks(decoder, first) if plain else from_block(decoder, first, entering)
+    with own_precision(model), part:
         return _masked(model, rows, inputs_embeds=entering)
 
 

@@ -14,8 +14,8 @@ from hotfix.editors.repair.mint import _patched, drawn, traction
 from hotfix.editors.repair.semantics import semantics
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import target_rows
-from hotfix.models.doors import entering
 from hotfix.models.layout import feed_forward_output
+from hotfix.models.resume import entering
 from hotfix.models.states import hidden_states
 from hotfix.patches import worn
 

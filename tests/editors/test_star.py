@@ -29,8 +29,8 @@ from hotfix.editors.repair.semantics import semantics
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import target_rows
 from hotfix.errors import DataError
-from hotfix.models.doors import Entering
 from hotfix.models.layout import feed_forward_output
+from hotfix.models.resume import Entering
 from hotfix.models.tiny import tiny_model
 from hotfix.models.trace import captured
 from hotfix.patches import WeightDelta, worn

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from hotfix.data.packing import pack_texts
 from hotfix.models import lower_states
+from hotfix.models.layout import feed_forward_output, find_blocks
 from hotfix.models.lower_states import LowerStates
 from hotfix.models.rows import PADDING, TokenRows
 from hotfix.models.states import hidden_states
@@ -29,7 +29,8 @@ OTHER = rows([11, 12, 13], [21, 22])
 
 def gpt2() -> PreTrainedModel:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64)).eval()
+    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64, **still)).eval()
 
 
 def windowed() -> PreTrainedModel:
@@ -42,8 +43,9 @@ def windowed() -> PreTrainedModel:
 def runs_of(model: PreTrainedModel, block: int) -> list[int]:
     """Count the rows that a block is given, pass by pass."""
     counts: list[int] = []
-    blocks = cast("nn.ModuleList", model.get_submodule("model.layers"))
-    blocks[block].register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    find_blocks(model.get_decoder()).blocks[block].register_forward_pre_hook(
+        lambda module, args: counts.append(len(args[0]))
+    )
     return counts
 
 
@@ -57,9 +59,10 @@ def test_the_last_states_are_those_of_a_whole_pass(make: Any) -> None:
         torch.testing.assert_close(passes.last(batch)[own], hidden_states(model, batch)[own], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [tiny_model, gpt2])
 @torch.no_grad()
-def test_lower_blocks_run_once_for_each_row() -> None:
-    model = tiny_model()
+def test_lower_blocks_run_once_for_each_row(make: Any) -> None:
+    model = make()
     passes = LowerStates(model, 1)
     passes.last(TWO)
     below, above = runs_of(model, 0), runs_of(model, 1)
@@ -69,13 +72,19 @@ def test_lower_blocks_run_once_for_each_row() -> None:
     assert (below, above) == ([1], [2, 1, 2]), "of the two rows one is known; it enters the block to be seen, then both"
 
 
-def test_gradients_reach_the_upper_blocks() -> None:
-    model = tiny_model()
-    weight = cast("nn.Parameter", model.get_parameter("model.layers.1.mlp.down_proj.weight"))
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("make", [tiny_model, gpt2])
+def test_gradients_reach_the_upper_blocks(make: Any, checkpointed: bool) -> None:
+    model = make()
+    weight = feed_forward_output(model, 1).module.weight
     own = TWO.branch != PADDING
-    [expected] = torch.autograd.grad(hidden_states(model, TWO)[own].sum(), weight)
-    [found] = torch.autograd.grad(LowerStates(model, 1).last(TWO)[own].sum(), weight)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    [expected] = torch.autograd.grad(hidden_states(model, TWO)[own].square().sum(), weight)
+    if checkpointed:
+        # What is put into a block is not put in again when it runs a second time.
+        model.gradient_checkpointing_enable()
+        model.train()
+    [found] = torch.autograd.grad(LowerStates(model, 1).last(TWO)[own].square().sum(), weight)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

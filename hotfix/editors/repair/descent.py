@@ -21,7 +21,7 @@ from hotfix.editors.repair.layers import LayerChoice, chosen_layers
 from hotfix.editors.repair.report import Outcome
 from hotfix.editors.repair.workspace import Workspace
 from hotfix.editors.rows import TargetRows
-from hotfix.models.doors import Entering, entering_each, resumed
+from hotfix.models.resume import Entering, entering_each, resumed
 from hotfix.models.states import hidden_states
 from hotfix.models.trace import captured
 

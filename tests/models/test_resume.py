@@ -19,9 +19,9 @@ from transformers import (
 
 from hotfix.data.edits import EncodedRequest
 from hotfix.editors.rows import target_rows
-from hotfix.models import doors
-from hotfix.models.doors import Entering, entering, entering_each, resumed
+from hotfix.models import resume
 from hotfix.models.layout import find_blocks
+from hotfix.models.resume import Entering, entering, entering_each, resumed
 from hotfix.models.rows import TokenRows
 from hotfix.models.states import hidden_states
 from hotfix.models.tiny import tiny_model
@@ -72,18 +72,22 @@ def test_the_upper_blocks_alone_give_the_whole_model_s_states(kind: str, dtype: 
     assert torch.equal(hidden_states(model, ROWS), expected)
 
 
-def test_blocks_of_several_kinds_keep_their_places() -> None:
+def test_blocks_of_several_kinds_keep_their_kinds() -> None:
     # Every second block of Gemma 2 looks back only so far: the third one, run as the first, would see another mask.
     model = build(Gemma2Config(**WIDE, head_dim=8, sliding_window=2), torch.float32)
+    kinds = list(model.config.layer_types)
     rows = target_rows([EncodedRequest("1", [5, 80, 7, 11, 12, 13], [9])], "cpu").rows
     place = entering(model, rows, 1)
     assert place.states is not None
-    torch.testing.assert_close(runs(model, place, rows)[0], hidden_states(model, rows))
+    found, lowest = runs(model, place, rows)
+    assert torch.equal(found, hidden_states(model, rows))
+    assert lowest == 0
+    assert model.config.layer_types == kinds
 
 
 def test_what_would_differ_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, plain = tiny_model(), doors.from_block
-    monkeypatch.setattr(doors, "from_block", lambda model, first, states: plain(model, first, states + 1))
+    model, plain = tiny_model(), resume.from_block
+    monkeypatch.setattr(resume, "from_block", lambda decoder, first, states: plain(decoder, first, states + 1))
     place = entering(model, ROWS, 1)
     assert place == Entering(1, None)
     found, lowest = runs(model, place, ROWS)
