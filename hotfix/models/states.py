@@ -68,7 +68,8 @@ def hidden_states(model: nn.Module, rows: TokenRows) -> Tensor:
 def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int) -> Tensor:
     """Return the last hidden states from what enters block `first`: [B, T, D] -> [B, T, D]."""
     decoder = plain_model(model).get_decoder()
-    # Checkpointed blocks run again when nothing is put in any more: only what the decoder itself passes on is right.
+    # Where a block is checkpointed with its hooks, it runs again when nothing is put in any more: then only what the
+    # decoder itself passes on is right.
     plain = getattr(decoder, "gradient_checkpointing", False)
     part = upper_blocks(decoder, first) if plain else from_block(decoder, first, entering)
     with own_precision(model), part:
