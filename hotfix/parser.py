@@ -50,6 +50,19 @@ class HotfixParser(LightningArgumentParser):
             self.owner = theclass.__name__
         return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
 
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Read null again where jsonargparse, which hands a nested value on as text, has made `None` of it."""
+        if args is not None:
+            args = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args]
+        return super().parse_args(args, *rest, **options)
+
+    def validate(self, namespace: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        """Refuse null where something else is expected; jsonargparse takes it for a key that wasn't given."""
+        super().validate(namespace, *args, **options)
+        for action in self._actions:
+            if action.default is not None and namespace.get(action.dest, action.default) is None:
+                self._check_value_key(action, None, action.dest, namespace)
+
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Name the file in what is wrong with it."""
         try:
@@ -131,7 +144,8 @@ def explain_value(told: str) -> str:
         return _one_line(told)
     *most, last = dict.fromkeys(expected)
     kinds = f"{', '.join(most)} or {last}" if most else last
-    return f"expected {kinds}, got {got[1]!r:.100}{did_you_mean(got[1], expected)}"
+    value = "null" if got[1] == "None" else f"{got[1]!r:.100}"
+    return f"expected {kinds}, got {value}{did_you_mean(got[1], expected)}"
 
 
 def _explain_class(parser: HotfixParser, found: re.Match[str]) -> tuple[str, str]:

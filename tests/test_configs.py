@@ -89,6 +89,25 @@ def test_overlay(overlay: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert found["model"] == printed(monkeypatch, capsys, SMOKE)["model"]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.init_args.learning_rate",
+        "model.init_args.objective.init_args.unlearn",
+        "model.init_args.objective.init_args.extra.watched",
+        "model.init_args.adapter.init_args.layers",
+    ],
+)
+def test_null_is_null_however_deep(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: Any = printed(monkeypatch, capsys, SMOKE, options=[f"--{key}", "null"])
+    for part in key.split("."):
+        assert part in found
+        found = found[part]
+    assert found is None
+
+
 def test_a_further_task_can_be_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--measure.extra.bug_fix_at_edit", "null"]
     found: Any = printed(monkeypatch, capsys, SMOKE, "configs/overlay/paper.yaml", options=options)
