@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hotfix.errors import ModelError
 from hotfix.models.attention import plain_products
+from hotfix.models.checkpointing import is_checkpointed
 from hotfix.models.doors import from_block, upper_blocks
 from hotfix.models.rows import PADDING, TokenRows
 
@@ -70,8 +71,7 @@ def upper_states(model: nn.Module, rows: TokenRows, entering: Tensor, first: int
     decoder = plain_model(model).get_decoder()
     # Where a block is checkpointed with its hooks, it runs again when nothing is put in any more: then only what the
     # decoder itself passes on is right.
-    plain = getattr(decoder, "gradient_checkpointing", False)
-    part = upper_blocks(decoder, first) if plain else from_block(decoder, first, entering)
+    part = upper_blocks(decoder, first) if is_checkpointed(decoder) else from_block(decoder, first, entering)
     with own_precision(model), part:
         return _masked(model, rows, inputs_embeds=entering)
 
@@ -189,8 +189,8 @@ def _has_layer_norm(inner: PreTrainedModel) -> bool:
 
 def _attention(inner: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
     # With gradient checkpointing the blocks run again outside this context, and have to run the same way.
-    again = getattr(inner.get_decoder(), "gradient_checkpointing", False)
-    return contextlib.nullcontext() if again and torch.is_grad_enabled() else plain_products(inner)
+    again = is_checkpointed(inner.get_decoder()) and torch.is_grad_enabled()
+    return contextlib.nullcontext() if again else plain_products(inner)
 
 
 def _prefix(model: nn.Module, count: int) -> dict[str, Any]:

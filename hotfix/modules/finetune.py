@@ -25,8 +25,8 @@ from hotfix.errors import ConfigError, PatchError
 from hotfix.losses import ModelPasses, Objective
 from hotfix.losses.base_states import BaseStates
 from hotfix.losses.drift import low_rank_drift
+from hotfix.models.checkpointing import checkpoint_blocks, compute_anew
 from hotfix.models.fingerprint import fingerprint
-from hotfix.models.layout import find_blocks
 from hotfix.models.loading import Dtype, load_causal_lm
 from hotfix.models.sharded import is_sharded
 from hotfix.models.states import check_halves, plain_model
@@ -103,7 +103,7 @@ class FineTune(HotfixModule):
                 torch.manual_seed(self._seed())
                 self.model = self.adapter.attach(base)
         if self.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_blocks(base)
         self.model.eval()
 
     def reference(self) -> AbstractContextManager[None]:
@@ -256,9 +256,7 @@ class FineTune(HotfixModule):
             for part in [module] * own + [m for m in in_adapter if isinstance(m, nn.Dropout)]:
                 part.training = True
         if self.gradient_checkpointing:
-            # Blocks compute anew in training only; what is in them keeps its own mode.
-            for block in find_blocks(plain_model(self.policy).get_decoder()).blocks:
-                block.training = True
+            compute_anew(plain_model(self.policy).get_decoder())
 
     def _with_gradient(self, loss: Tensor) -> Tensor:
         """Tie a loss of nothing (no token of the micro-batch is in scope) to the weights: all processes go backward."""

@@ -41,12 +41,13 @@ def _measured(layout: _Layout, length: int, batch: int, *more: str) -> float:
 def _step(layout: _Layout, length: int, batch: int, checkpointing: bool) -> float:
     """Make two steps; return how much the resident set grew over that with model and optimizer, in GB."""
     import torch
+    from sides import three_terms
 
     from hotfix.adapters import LoRA
     from hotfix.data.encode import Branch, EncodedPair
     from hotfix.data.packing import pack
-    from hotfix.losses import NLL, KLToReference, ModelPasses, Objective, Unlikelihood
-    from hotfix.models.layout import find_blocks
+    from hotfix.losses import ModelPasses
+    from hotfix.models.checkpointing import checkpoint_blocks, compute_anew
     from hotfix.models.loading import load_causal_lm
     from hotfix.models.peak_memory import peak_resident, reset_peak_resident
     from hotfix.models.states import plain_model
@@ -55,17 +56,11 @@ def _step(layout: _Layout, length: int, batch: int, checkpointing: bool) -> floa
     model = adapter.attach(load_causal_lm("smollm2-135m", "bfloat16"))
     model.eval()
     if checkpointing:
-        # As FineTune does: blocks compute anew in training only.
-        decoder = plain_model(model).get_decoder()
-        decoder.gradient_checkpointing_enable({"use_reentrant": False})
-        for block in find_blocks(decoder).blocks:
-            block.training = True
+        base = plain_model(model)
+        checkpoint_blocks(base)
+        compute_anew(base.get_decoder())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    objective = Objective(
-        NLL(side="fixed", scope="edited"),
-        Unlikelihood(side="buggy", scope="edited", first_only=True),
-        KLToReference({"fixed": 1.0}, scope="unedited", weight=30.0),
-    )
+    objective = three_terms()
     draw = torch.Generator().manual_seed(0)
     edit = 12
 
