@@ -32,6 +32,8 @@ class AlphaEdit(LocateThenEdit):
             own with other words in the middle. All prompts of a template end alike, and without it an edit fires at
             them, too. Published: 0.
         rounds: see `MEMIT`.
+        drift: the farthest that a solve may move a matrix within those directions, over its own length there: `ridge`
+            is raised until that holds. Published: no limit.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class AlphaEdit(LocateThenEdit):
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,
+        drift: float | None = None,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember, hold, rounds)
+        super().__init__(layers, search or Search(), window, remember, hold, rounds, drift)
         if not 0 < threshold <= 1 or ridge < 0:
             raise ConfigError(
                 f"editor.init_args: threshold is {threshold} and ridge {ridge}, expected a share, and 0 or more"

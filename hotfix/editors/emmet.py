@@ -25,6 +25,7 @@ class EMMET(ROME):
         remember: in sequential mode, hold what the keys of earlier edits give.
         hold: see `ROME`.
         rounds: see `ROME`.
+        drift: see `ROME`.
     """
 
     one_by_one: ClassVar[bool] = False
@@ -39,8 +40,9 @@ class EMMET(ROME):
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,
+        drift: float | None = None,
     ) -> None:
-        super().__init__(layers, search, ridge, window, hold=hold, rounds=rounds)
+        super().__init__(layers, search, ridge, window, hold=hold, rounds=rounds, drift=drift)
         if mu < 0:
             raise ConfigError(f"editor.init_args.mu is {mu}, expected 0 or more")
         self.mu = mu

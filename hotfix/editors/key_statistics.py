@@ -28,7 +28,7 @@ from hotfix.models.packaged import cache_folder
 from hotfix.models.rows import PADDING
 from hotfix.models.states import hidden_states
 
-__all__ = ["Derived", "KeyStatistics", "cholesky_factor", "key_moments", "null_space"]
+__all__ = ["Derived", "KeyStatistics", "Ordinary", "cholesky_factor", "key_moments", "null_space"]
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,18 @@ class Derived(NamedTuple):
         return (cholesky_factor if self.name == "cholesky_factor" else null_space)(moment, self.level)
 
 
+class Ordinary(NamedTuple):
+    """What is known of one matrix W [O, D] on ordinary code.
+
+    Attributes:
+        factor: F, what was derived of the keys' second moment C, float64 [D, m].
+        size: |W F|^2: of a Cholesky factor tr(W C W^T), the mean squared length of what W gives.
+    """
+
+    factor: Tensor
+    size: float
+
+
 @torch.no_grad()
 def key_moments(model: PreTrainedModel, blocks: Sequence[int], texts: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """Return the mean of k k^T over all tokens, uncentred, for the keys k of each block: float32 [D, D].
@@ -123,7 +135,7 @@ class KeyStatistics:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._held: dict[tuple[str, Derived], Tensor] = {}
+        self._held: dict[tuple[str, Derived], Ordinary] = {}
 
     def factors(
         self,
@@ -132,8 +144,8 @@ class KeyStatistics:
         blocks: Sequence[int],
         texts: Sequence[Sequence[int]],
         derived: Derived,
-    ) -> dict[int, Tensor]:
-        """Return the factors of some blocks, in float64 on the model's device.
+    ) -> dict[int, Ordinary]:
+        """Return the factors of some blocks, in float64 on the model's device, and how large the matrices are in them.
 
         Args:
             model: the base, with no patch on.
@@ -159,8 +171,11 @@ class KeyStatistics:
         self._held = {key: held for key, held in self._held.items() if key in keys.values()}
         missing = [block for block in blocks if keys[block] not in self._held]
         for block, factor in self._derived(model, missing, about, texts, derived).items():
-            self._held[keys[block]] = factor.to(model.device, torch.float64)
-        return {block: self._held[keys[block]].to(model.device) for block in blocks}
+            weight = feed_forward_output(model, block).weight.detach().float()
+            size = float((weight @ factor.to(model.device)).square().sum())
+            self._held[keys[block]] = Ordinary(factor.to(model.device, torch.float64), size)
+        found = {block: self._held[key] for block, key in keys.items()}
+        return {block: Ordinary(held.factor.to(model.device), held.size) for block, held in found.items()}
 
     def _derived(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from hotfix.data.edits import EncodedRequest
 from hotfix.editors.base import Background, Remembered, WeightEditor
 from hotfix.editors.closed_form import Factors, LinearMap, by_cholesky, closed_form
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, probes, shortest_window, surroundings, windows
-from hotfix.editors.key_statistics import Derived, KeyStatistics
+from hotfix.editors.key_statistics import Derived, KeyStatistics, Ordinary
 from hotfix.editors.layers import best_run, block_scores, check_blocks
 from hotfix.editors.readings import Readings
 from hotfix.editors.repair.failures import detect
@@ -46,14 +47,18 @@ class Observed(NamedTuple):
     outputs: Tensor
 
 
-class _Texts(NamedTuple):
-    """What is read of a group of requests.
+class _Group(NamedTuple):
+    """What is solved together.
 
     Attributes:
-        asked: their prompts, each in all its contexts.
+        requests: parted into windows.
+        memory: keys of earlier edits by the name of their matrix, [D, p].
+        asked: the requests' prompts, each in all its contexts.
         held: prompts whose keys are to give what they give; None for none.
     """
 
+    requests: list[EncodedRequest]
+    memory: Mapping[str, Tensor]
     asked: Readings
     held: Readings | None
 
@@ -71,23 +76,38 @@ class LocateThenEdit(WeightEditor):
         remember: keep what the keys of earlier edits give as it is, when edits follow one another.
         hold: keep what the keys of so many other prompts give. Published: 0.
         rounds: search and solve again, at most so often, until every target token is the likeliest. Published: 1.
+        drift: the farthest that a solve may move what a matrix gives for ordinary keys, over what it gives, in root
+            mean squares (of keys as far as the method minds them); what that leaves missing is for the next block and
+            the next round. Published: no limit.
     """
 
     # With `True`, each request is solved by itself, on the weights that the earlier ones left.
     one_by_one: ClassVar[bool] = False
     written: ClassVar[str] = "block"
 
-    def __init__(self, layers: Layers, search: Search, window: Window, remember: bool, hold: int, rounds: int) -> None:
+    def __init__(
+        self,
+        layers: Layers,
+        search: Search,
+        window: Window,
+        remember: bool,
+        hold: int,
+        rounds: int,
+        drift: float | None,
+    ) -> None:
         if isinstance(window, int) and window < 1:
             raise ConfigError(f"editor.init_args.window is {window}, expected at least 1, auto or null")
         if rounds < 1:
             raise ConfigError(f"editor.init_args.rounds is {rounds}, expected at least 1")
+        if drift is not None and drift <= 0:
+            raise ConfigError(f"editor.init_args.drift is {drift}, expected more than 0, or null for no limit")
         self.layers = layers
         self.search = search
         self.window = window
         self.remember = remember
         self.hold = hold
         self.rounds = rounds
+        self.drift = drift
         self._statistics = KeyStatistics()
 
     def changes(
@@ -109,22 +129,13 @@ class LocateThenEdit(WeightEditor):
         around = surroundings(tokenizer, background, s.prefixes, s.prefix_length, s.others, longest, s.seed)
         with _base(previous, model):
             blocks = self._blocks(model, tokenizer, background, around)
-            factors = self._factors(model, blocks, background)
-        memory = dict(previous.memory) if previous is not None else {}
-        found: dict[str, Change] = {}
+            ordinary = self._ordinary(model, blocks, background)
+        made = Remembered({}, previous.memory if previous is not None else {})
         for whole in [[request] for request in requests] if self.one_by_one else [list(requests)]:
-            group = self._parted(model, blocks[0], whole, memory)
-            with wearing(model, found):
-                texts = self._texts(model, blocks[0], group, around)
-            made = Remembered({}, memory)
-            for again in range(self.rounds):
-                with wearing(model, found):
-                    if again and not detect(model, group):
-                        break
-                    made = self._solve(model, blocks, factors, group, around, memory, texts)
-                found = composed(found, made.changes)
-            memory = dict(made.memory)
-        return Remembered(found, memory)
+            with wearing(model, made.changes):
+                group = self._group(model, blocks[0], whole, around, made.memory)
+            made = self._in_rounds(model, ordinary, group, around, made.changes)
+        return made
 
     @abstractmethod
     def usual_blocks(self, count: int) -> list[int]:
@@ -158,16 +169,17 @@ class LocateThenEdit(WeightEditor):
         """Return what the place puts out now, [H]."""
         return seen.outputs[0]
 
-    def solution(self, inverse: LinearMap, seen: Sequence[Observed], gain: Tensor, kept: Tensor | None) -> Factors:
+    def solution(self, ordinary: Ordinary, seen: Sequence[Observed], gain: Tensor, kept: Tensor | None) -> Factors:
         """Return the change of one matrix: R [O, r] -> factors."""
+        limit = None if self.drift is None else self.drift**2 * ordinary.size
         keys = torch.stack([self.key(one) for one in seen], dim=1)
         mu, relative = self.strength(len(keys))
-        return closed_form(inverse, keys, gain, mu, kept, relative)
+        return closed_form(self.inverse(ordinary.factor), keys, gain, mu, kept, relative, limit)
 
-    def _parted(
+    def _windows(
         self, model: PreTrainedModel, block: int, requests: Sequence[EncodedRequest], memory: Mapping[str, Tensor]
     ) -> list[EncodedRequest]:
-        """Part what is solved together into windows."""
+        """Return the windows of what is solved together."""
         projection = feed_forward_output(model, block)
         earlier = memory[projection.name].shape[1] if projection.name in memory else 0
         room = projection.weight.shape[1] // 4 - earlier
@@ -190,54 +202,80 @@ class LocateThenEdit(WeightEditor):
             return usual
         return best_run(block_scores(model, probes(tokenizer, background, around), around), len(usual))
 
-    def _factors(self, model: PreTrainedModel, blocks: Sequence[int], background: Background) -> dict[int, Tensor]:
+    def _ordinary(self, model: PreTrainedModel, blocks: Sequence[int], background: Background) -> dict[int, Ordinary]:
         base = fingerprint(cast("nn.Module", model))
         return self._statistics.factors(model, base, blocks, background.texts, self.derived())
 
-    def _solve(
+    def _in_rounds(
         self,
         model: PreTrainedModel,
-        blocks: Sequence[int],
-        factors: Mapping[int, Tensor],
-        requests: Sequence[EncodedRequest],
+        ordinary: Mapping[int, Ordinary],
+        group: _Group,
         around: Surroundings,
-        memory: Mapping[str, Tensor],
-        texts: _Texts,
+        found: Mapping[str, Change],
+    ) -> Remembered:
+        """Add a group's edit to what was found for others; a round that leaves more tokens wrong is undone."""
+        made, left = Remembered(found, group.memory), math.inf
+        for _ in range(self.rounds):
+            with wearing(model, made.changes):
+                solved = self._solve(model, ordinary, group, around)
+            both = Remembered(composed(made.changes, solved.changes), solved.memory)
+            if self.rounds == 1:
+                return both
+            with wearing(model, both.changes):
+                wrong = len(detect(model, group.requests))
+            if wrong > left:
+                break
+            made, left = both, wrong
+            if not wrong:
+                break
+        return made
+
+    def _solve(
+        self, model: PreTrainedModel, ordinary: Mapping[int, Ordinary], group: _Group, around: Surroundings
     ) -> Remembered:
         """Bring the requests' values about, a share in every block; each block sees what those below it did."""
+        blocks = sorted(ordinary)
         place = self.place(model, blocks[-1])
-        values = search_values(model, place, requests, around, self.search)
+        values = search_values(model, place, group.requests, around, self.search)
         targets = torch.stack([value.target(self.written) for value in values], dim=1)  # [H, r]
         found: dict[str, Change] = {}
-        remembered = dict(memory)
+        remembered = dict(group.memory)
         for i, block in enumerate(blocks):
             projection = feed_forward_output(model, block)
             with wearing(model, found):
-                ins, outs = texts.asked.read(block, projection.module, place.modules[self.written], place.block)
-                held = None if texts.held is None else texts.held.read(block, projection.module)[0].T
-            contexts = len(ins) // len(requests)
+                ins, outs = group.asked.read(block, projection.module, place.modules[self.written], place.block)
+                held = None if group.held is None else group.held.read(block, projection.module)[0].T
+            contexts = len(ins) // len(group.requests)
             seen = [Observed(*one) for one in zip(ins.split(contexts), outs.split(contexts), strict=True)]
             now = torch.stack([self.current(one) for one in seen], dim=1)
             gain = (targets - now) * self.share(len(blocks) - i)
-            earlier = memory.get(projection.name) if self.remember else None
+            earlier = group.memory.get(projection.name) if self.remember else None
             kept = _beside(earlier, held)
-            found[projection.name] = stored(projection, self.solution(self.inverse(factors[block]), seen, gain, kept))
+            found[projection.name] = stored(projection, self.solution(ordinary[block], seen, gain, kept))
             if self.remember:
                 keys = torch.stack([self.key(one) for one in seen], dim=1).cpu()
                 remembered[projection.name] = keys if earlier is None else torch.cat([earlier, keys], dim=1)
         return Remembered(found, remembered)
 
-    def _texts(
-        self, model: PreTrainedModel, lowest: int, requests: Sequence[EncodedRequest], around: Surroundings
-    ) -> _Texts:
-        """Return what is read of requests that are solved together; of many, a few other prompts each are held."""
+    def _group(
+        self,
+        model: PreTrainedModel,
+        lowest: int,
+        whole: Sequence[EncodedRequest],
+        around: Surroundings,
+        memory: Mapping[str, Tensor],
+    ) -> _Group:
+        """Return what is solved together; of many windows, a few other prompts each are held."""
+        requests = self._windows(model, lowest, whole, memory)
         each = min(self.hold, max(1, _HELD // len(requests)))
         # Requests share them, and a key that is to gain something can't be held.
         held = {tuple(other.prompt): other.prompt for r in requests for other in contrasts(r, around, each)}
         for request in requests:
             held.pop(tuple(request.prompt), None)
         asked = [one.prompt for request in requests for one in in_contexts(request, around)]
-        return _Texts(Readings(model, lowest, asked), Readings(model, lowest, list(held.values())) if held else None)
+        kept = Readings(model, lowest, list(held.values())) if held else None
+        return _Group(requests, memory, Readings(model, lowest, asked), kept)
 
 
 def stored(projection: Projection, factors: Factors) -> LowRank:

@@ -30,6 +30,9 @@ class MEMIT(LocateThenEdit):
             them, too. Published: 0.
         rounds: search and solve again, at most so often, until every target token is the likeliest: what a vector gives
             at one token moves what the next needs, and a mean key is no prompt's own. Published: 1.
+        drift: the farthest that a solve may move what a matrix gives for ordinary keys, over what it gives, in root
+            mean squares: `weight` is raised until that holds, and what it leaves missing is for the next block and the
+            next round. Many requests at once ask for a larger weight than one. Published: no limit.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class MEMIT(LocateThenEdit):
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,
+        drift: float | None = None,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember, hold, rounds)
+        super().__init__(layers, search or Search(), window, remember, hold, rounds, drift)
         if weight < 0 or ridge <= 0:
             raise ConfigError(f"editor.init_args: weight is {weight} and ridge {ridge}, expected 0 or more, and more")
         self.weight = weight

@@ -29,6 +29,7 @@ class PMET(MEMIT):
         remember: see `MEMIT`.
         hold: see `MEMIT`.
         rounds: see `MEMIT`.
+        drift: see `MEMIT`.
     """
 
     written: ClassVar[str] = "feed-forward"
@@ -43,8 +44,9 @@ class PMET(MEMIT):
         remember: bool = True,
         hold: int = 0,
         rounds: int = 1,
+        drift: float | None = None,
     ) -> None:
-        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember, hold, rounds)
+        super().__init__(layers, search or Search(steps=30), weight, ridge, window, remember, hold, rounds, drift)
 
     def place(self, model: PreTrainedModel, block: int) -> Place:
         """Both parts of the block."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hotfix.editors.closed_form import Factors, LinearMap
-from hotfix.editors.key_statistics import Derived
+from hotfix.editors.closed_form import Factors
+from hotfix.editors.key_statistics import Derived, Ordinary
 from hotfix.editors.layers import at_depths
 from hotfix.editors.locate_then_edit import Layers, LocateThenEdit, Observed, Window
 from hotfix.editors.values import Place, Search
@@ -42,6 +42,8 @@ class ROME(LocateThenEdit):
             them, too. Published: 0.
         rounds: search and solve again, at most so often, until every target token is the likeliest: what a vector gives
             at one token moves what the next needs, and a mean key is no prompt's own. Published: 1.
+        drift: the farthest that a solve may move what the matrix gives for ordinary keys, over what it gives, in root
+            mean squares; heeded by `protocol: consistent`. Published: no limit.
     """
 
     one_by_one: ClassVar[bool] = True
@@ -56,8 +58,9 @@ class ROME(LocateThenEdit):
         protocol: Literal["consistent", "paper"] = "consistent",
         hold: int = 0,
         rounds: int = 1,
+        drift: float | None = None,
     ) -> None:
-        super().__init__(layers, search or Search(), window, remember=False, hold=hold, rounds=rounds)
+        super().__init__(layers, search or Search(), window, False, hold, rounds, drift)
         if isinstance(layers, list) and len(layers) != 1:
             raise ConfigError(f"editor.init_args.layers is {layers}, expected one block for {type(self).__name__}")
         if ridge <= 0:
@@ -89,10 +92,10 @@ class ROME(LocateThenEdit):
         """What the matrix gives for the key; linear, so the mean of what it gives in each context."""
         return seen.outputs[0] if self.protocol == "paper" else seen.outputs.mean(0)
 
-    def solution(self, inverse: LinearMap, seen: Sequence[Observed], gain: Tensor, kept: Tensor | None) -> Factors:
+    def solution(self, ordinary: Ordinary, seen: Sequence[Observed], gain: Tensor, kept: Tensor | None) -> Factors:
         """As published, where that is asked for: gain (C^-1 k)^T / (k0 C^-1 k), with k0 the bare prompt's key."""
         if self.protocol == "consistent":
-            return super().solution(inverse, seen, gain, kept)
-        spread = inverse(torch.stack([self.key(one) for one in seen], dim=1).double())
+            return super().solution(ordinary, seen, gain, kept)
+        spread = self.inverse(ordinary.factor)(torch.stack([self.key(one) for one in seen], dim=1).double())
         bare = torch.stack([one.keys[0] for one in seen], dim=1).double()
         return Factors(gain, torch.linalg.solve(spread.T @ bare, spread.T).float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -107,3 +108,44 @@ def test_a_kept_factor_is_good_enough_for_the_solution() -> None:
     kept = by_cholesky(cholesky_factor(moment(), RIDGE).double())
     direct = torch.linalg.solve(15 * with_ridge(moment()) + K @ K.T, K @ R.T).T
     torch.testing.assert_close(product(closed_form(kept, K, R, 15.0)), direct, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-6])
+def test_a_limit_finds_the_mu_with_which_ordinary_values_move_so_far(share: float) -> None:
+    """Against a bisection over dense solves."""
+    c = with_ridge(moment())
+
+    def direct(mu: float) -> Tensor:
+        return torch.linalg.solve(mu * c + KEPT @ KEPT.T + K @ K.T, K @ R.T).T
+
+    def moved(change: Tensor) -> float:
+        return float((change @ c * change).sum())
+
+    limit = share * moved(direct(1e-6))
+    low, high = 1e-6, 1e12
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if moved(direct(middle)) <= limit else (middle, high)
+    found = product(closed_form(inverse(), K, R, 1e-6, KEPT, limit=limit))
+    torch.testing.assert_close(found, direct(high), rtol=5e-3, atol=1e-6)
+    assert 0.99 * limit < moved(found) <= limit * (1 + 1e-5)
+
+
+def test_a_limit_that_is_kept_anyway_changes_nothing() -> None:
+    free = product(closed_form(inverse(), K, R, 15.0, KEPT))
+    limit = 1.01 * float((free @ with_ridge(moment()) * free).sum())
+    assert torch.equal(product(closed_form(inverse(), K, R, 15.0, KEPT, limit=limit)), free)
+
+
+def test_with_a_projector_the_limit_is_of_the_change_itself() -> None:
+    basis = null_space(moment(), threshold=0.05).double()
+    free = product(closed_form(by_projector(basis), K, R, 0.1, relative=True))
+    limit = 0.1 * float(free.square().sum())
+    found = product(closed_form(by_projector(basis), K, R, 0.1, relative=True, limit=limit))
+    assert float(found.square().sum()) == pytest.approx(limit, rel=1e-2)
+
+
+def test_a_limit_holds_where_keys_are_equal_and_want_different_values() -> None:
+    twice = torch.cat([K[:, :1], K[:, :1]], dim=1)
+    found = product(closed_form(inverse(), twice, R[:, :2], 0.0, limit=1e-3))
+    assert float((found @ with_ridge(moment()) * found).sum()) <= 1e-3 * (1 + 1e-5)

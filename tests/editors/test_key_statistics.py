@@ -52,7 +52,7 @@ def test_long_texts_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def factor_of(store: KeyStatistics, model: LlamaForCausalLM, texts: list[list[int]] = TEXTS) -> torch.Tensor:
-    return store.factors(model, fingerprint(model), [1], texts, FACTOR)[1]
+    return store.factors(model, fingerprint(model), [1], texts, FACTOR)[1].factor
 
 
 def test_what_was_computed_once_is_found_by_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +103,21 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, caplog: pytest.LogCapt
 def test_a_threshold_below_every_direction_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"threshold is 0.1, but the least used direction .* holds 0.5"):
         null_space(torch.eye(2), 0.1)
+
+
+def test_how_large_a_matrix_is_on_ordinary_code(tmp_path: Path) -> None:
+    """The mean squared length of what it gives, token by token."""
+    model = tiny_model()
+    module = feed_forward_output(model, 1).module
+    given = []
+    for text in TEXTS:
+        with torch.no_grad(), captured({"m": module}, "output") as seen:
+            model(input_ids=torch.tensor([text]))
+        given.append(seen["m"][0].square().sum(1))
+    store = KeyStatistics(tmp_path)
+    sizes = {
+        ridge: store.factors(model, fingerprint(model), [1], TEXTS, Derived("cholesky_factor", ridge))[1].size
+        for ridge in (1e-9, 1.0)
+    }
+    assert sizes[1e-9] == pytest.approx(float(torch.cat(given).mean()), rel=1e-3)
+    assert sizes[1.0] > 1.5 * sizes[1e-9]

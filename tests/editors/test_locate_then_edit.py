@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hotfix.data.edits import EditRequest, EncodedRequest, encode_request
-from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search
+from hotfix.editors import EMMET, MEMIT, PMET, ROME, AlphaEdit, Background, Search, locate_then_edit
 from hotfix.editors import key_statistics as statistics
 from hotfix.editors.base import Remembered, frozen
 from hotfix.editors.contexts import Surroundings, contrasts, in_contexts, surroundings
+from hotfix.editors.key_statistics import key_moments
 from hotfix.editors.locate_then_edit import LocateThenEdit, Observed
 from hotfix.editors.readings import Readings
 from hotfix.editors.rows import target_rows
@@ -298,9 +300,11 @@ def test_windows_are_as_short_as_leaves_room(monkeypatch: pytest.MonkeyPatch) ->
     solved: list[list[EncodedRequest]] = []
 
     def noted(self: LocateThenEdit, *args: Any) -> Remembered:
-        solved.append(args[3])
-        name = feed_forward_output(args[0], 0).name
-        return Remembered({}, {name: torch.zeros(64, args[5].get(name, torch.zeros(64, 0)).shape[1] + len(args[3]))})
+        model, _, group, _ = args
+        solved.append(group.requests)
+        name = feed_forward_output(model, 0).name
+        earlier = group.memory.get(name, torch.zeros(64, 0))
+        return Remembered({}, {name: torch.zeros(64, earlier.shape[1] + len(group.requests))})
 
     monkeypatch.setattr(LocateThenEdit, "_solve", noted)
     one, two = encoded(FIRST), encoded(SECOND)
@@ -320,3 +324,43 @@ def test_windows_are_as_short_as_leaves_room(monkeypatch: pytest.MonkeyPatch) ->
 def test_rounds_count_from_1() -> None:
     with pytest.raises(ConfigError, match="rounds is 0, expected at least 1"):
         MEMIT(rounds=0)
+
+
+@pytest.mark.parametrize("make", [tiny_model, gpt2])
+@pytest.mark.parametrize("editor", [ROME, EMMET, MEMIT, AlphaEdit, PMET])
+def test_no_solve_moves_ordinary_values_further_than_drift(
+    make: Callable[[], PreTrainedModel], editor: type[LocateThenEdit]
+) -> None:
+    layers = [1] if issubclass(editor, ROME) else [0, 1]
+    threshold = {"threshold": 0.5} if editor is AlphaEdit else {}
+    far = {}
+    for drift in (None, 0.01):
+        model = make()
+        one = editor(layers, BARE, drift=drift, **threshold)  # type: ignore[call-arg]
+        patch = patch_of(one, model, FIRST)
+        moments = key_moments(model, layers, BACKGROUND.texts)
+        for block in layers:
+            projection = feed_forward_output(model, block)
+            factor = one.derived().of(moments[block])
+            change = patch.changes[projection.name].added_to(torch.zeros_like(projection.module.weight))
+            moved = (change.T if projection.transposed else change) @ factor
+            far[drift, block] = float(moved.norm() / (projection.weight @ factor).norm())
+    assert any(far[None, block] > 0.02 for block in layers)
+    assert all(far[0.01, block] <= 0.01 * 1.001 for block in layers)
+
+
+def test_a_round_that_leaves_more_wrong_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = iter([["one"], ["one"], ["one", "another"]])
+    monkeypatch.setattr(locate_then_edit, "detect", lambda *_: next(wrong))
+    found = patch_of(MEMIT([0, 1], BARE, window=1, rounds=5), tiny_model(), FIRST)
+    assert next(wrong, None) is None
+    wrong = iter([["one"], ["one"]])
+    kept = patch_of(MEMIT([0, 1], BARE, window=1, rounds=2), tiny_model(), FIRST)
+    for name, change in kept.changes.items():
+        assert torch.equal(found.changes[name].added_to(torch.zeros(())), change.added_to(torch.zeros(())))  # type: ignore[union-attr]
+    assert {name: keys.shape for name, keys in found.memory.items()} == {n: k.shape for n, k in kept.memory.items()}
+
+
+def test_drift_is_more_than_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"drift is 0\.0, expected more than 0, or null for no limit"):
+        MEMIT(drift=0.0)
