@@ -214,22 +214,23 @@ class LocateThenEdit(WeightEditor):
         around: Surroundings,
         found: Mapping[str, Change],
     ) -> Remembered:
-        """Add a group's edit to what was found for others; a round that leaves more tokens wrong is undone."""
-        made, left = Remembered(found, group.memory), math.inf
+        """Add a group's edit to what was found for others; of all rounds, the one that leaves fewest tokens wrong."""
+        best = made = Remembered(found, group.memory)
+        left = math.inf
         for _ in range(self.rounds):
             with wearing(model, made.changes):
                 solved = self._solve(model, ordinary, group, around)
-            both = Remembered(composed(made.changes, solved.changes), solved.memory)
+            made = Remembered(composed(made.changes, solved.changes), solved.memory)
             if self.rounds == 1:
-                return both
-            with wearing(model, both.changes):
+                return made
+            with wearing(model, made.changes):
                 wrong = len(detect(model, group.requests))
-            if wrong > left:
-                break
-            made, left = both, wrong
+            # Of equal rounds the first, which moved least.
+            if wrong < left:
+                best, left = made, wrong
             if not wrong:
                 break
-        return made
+        return best
 
     def _solve(
         self, model: PreTrainedModel, ordinary: Mapping[int, Ordinary], group: _Group, around: Surroundings
