@@ -134,8 +134,18 @@ def _both(first: Change | None, then: Change) -> Change:
     if first is None or not isinstance(then, LowRank):
         return then
     if isinstance(first, LowRank):
-        return LowRank(torch.cat([first.left, then.left], dim=1), torch.cat([first.right, then.right], dim=0))
+        return _sum(first, then)
     return then.added_to(first)
+
+
+def _sum(first: LowRank, then: LowRank) -> LowRank:
+    """Side by side; beyond full rank, where the factors would outgrow the matrix edit by edit, multiplied out."""
+    left, right = torch.cat([first.left, then.left], dim=1), torch.cat([first.right, then.right], dim=0)
+    full = min(len(left), right.shape[1])
+    if len(right) <= full:
+        return LowRank(left, right)
+    product, eye = left.float() @ right.float(), torch.eye(full, device=left.device)
+    return LowRank(eye, product) if full == len(left) else LowRank(product, eye)
 
 
 def _changed(weight: Tensor, change: Change) -> Tensor:

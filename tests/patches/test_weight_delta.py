@@ -14,7 +14,7 @@ from hotfix.errors import PatchError
 from hotfix.models.fingerprint import fingerprint
 from hotfix.models.tiny import tiny_model
 from hotfix.patches import LowRank, Provenance, WeightDelta, load_patch, save_patch
-from hotfix.patches.weight_delta import Change
+from hotfix.patches.weight_delta import Change, composed
 
 UP, DOWN = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"
 IDS = torch.arange(1, 41).reshape(2, 20)
@@ -158,3 +158,21 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes().replace(b".right", b".wrong"))
     with pytest.raises(PatchError, match=r"weights\.safetensors: the weights can't be loaded .*; fit the patch again"):
         load_patch(tmp_path / "patch")
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+def test_many_changes_of_low_rank_take_no_more_room_than_the_matrix_and_an_identity(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outs, ins = shape
+    parts = [
+        LowRank(torch.randn(outs, 4, generator=generator), torch.randn(4, ins, generator=generator)) for _ in range(3)
+    ]
+    both: dict[str, Change] = {}
+    for part, rank in zip(parts, (4, 6, 6), strict=True):
+        both = composed(both, {"w": part})
+        change = both["w"]
+        assert isinstance(change, LowRank)
+        assert change.left.shape == (outs, rank)
+        assert change.right.shape == (rank, ins)
+    wanted = sum(part.left.double() @ part.right.double() for part in parts)
+    torch.testing.assert_close(both["w"].added_to(torch.zeros(shape)).double(), wanted, rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
