@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hotfix.report.examples import collect_examples
+from hotfix.report.growth import growth_plots, series_keys, series_of
 from hotfix.report.plots import Plot, curve_keys, curve_plots, pareto_plots, rate_plot, read_curves
 from hotfix.report.study import ArmRuns, load_run, study_table
 from hotfix.report.study_table import LEGEND, change_text, interval_text, sources_text, stars, value_text
@@ -108,6 +109,8 @@ def _plots(study: Mapping[str, Any], arms: Sequence[ArmRuns]) -> list[_Group]:
         if arm.runs and place < _MOST_CURVED_ARMS
     ]
     found = [_Group("Rates and what they cost", [*([rates] if rates else []), *pareto_plots(rows)])]
+    series = series_of(rows)
+    found.append(_Group("By number", growth_plots(series, study["columns"]), series_keys(series)))
     found.append(_Group("Learning curves", curve_plots(curves), curve_keys(curves)))
     return [group for group in found if group.plots]
 
