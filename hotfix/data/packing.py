@@ -65,7 +65,7 @@ class Targets:
         return self.where(self.edited if scope == "edited" else ~self.edited)
 
     def where(self, keep: Tensor) -> Targets:
-        """Keep some: bool [N]."""
+        """Keep some: bool [N], or the indices of those that stay."""
         return Targets(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Targets:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hotfix.errors import ConfigError
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
+from hotfix.losses.spaced import check_max_tokens, spaced
 from hotfix.types import Side, TokenScope
 
 __all__ = ["KLToReference"]
@@ -41,8 +41,7 @@ class KLToReference(LossTerm):
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight)
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"max_tokens of KLToReference is {max_tokens}, expected at least 1 or null")
+        check_max_tokens("KLToReference", max_tokens)
         self.sides: dict[Side, float] = sides if sides is not None else {"fixed": 0.1, "retain": 1.0}
         self.scope: TokenScope = scope
         self.max_tokens = max_tokens
@@ -54,11 +53,8 @@ class KLToReference(LossTerm):
 
     def _of_side(self, passes: Passes, side: Side) -> Tensor:
         rows = passes.rows(side, self.scope)
-        count = len(rows)
-        if not count:
+        if not len(rows):
             return passes.mean(rows.float(), side, self.scope)
-        keep = None
-        if self.max_tokens is not None and count > self.max_tokens:
-            keep = torch.linspace(0, count - 1, self.max_tokens, device=rows.device).round().long()
+        keep = spaced(rows, self.max_tokens)
         kl = passes.divergence(side, self.scope, keep, reverse=self.direction == "reverse")
-        return passes.mean(kl * (count / len(kl)), side, self.scope)
+        return passes.mean(kl * (len(rows) / len(kl)), side, self.scope)

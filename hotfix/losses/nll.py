@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hotfix.losses.base import LossTerm
 from hotfix.losses.passes import Passes
+from hotfix.losses.spaced import check_max_tokens, spaced
 from hotfix.types import Side, TokenScope
 
 __all__ = ["NLL"]
@@ -21,13 +22,21 @@ class NLL(LossTerm):
         side: whose tokens.
         scope: which of them.
         weight: factor of the term in the objective.
+        max_tokens: of the scope in one micro-batch; where there are more, an evenly spaced part stands for all, scaled
+            up. With `scope="all"` and long prefixes, most of a step's arithmetic would be the head's.
     """
 
-    def __init__(self, side: Side = "fixed", scope: TokenScope = "edited", weight: float = 1.0) -> None:
+    def __init__(
+        self, side: Side = "fixed", scope: TokenScope = "edited", weight: float = 1.0, max_tokens: int | None = None
+    ) -> None:
         super().__init__(weight)
+        check_max_tokens("NLL", max_tokens)
         self.side: Side = side
         self.scope: TokenScope = scope
+        self.max_tokens = max_tokens
 
     def forward(self, passes: Passes) -> Tensor:
         """Return the mean over the step's tokens."""
-        return passes.mean(-passes.log_probs(self.side, self.scope), self.side, self.scope)
+        rows = passes.rows(self.side, self.scope)
+        nll = -passes.log_probs(self.side, self.scope, spaced(rows, self.max_tokens))
+        return passes.mean(nll * (len(rows) / max(1, len(nll))), self.side, self.scope)

@@ -31,8 +31,8 @@ class Passes(Protocol):
     N is the number of tokens of a side in a scope in this micro-batch; it may be 0.
     """
 
-    def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
-        """Return the policy's log p of each token, float32 [N], in nats."""
+    def log_probs(self, side: Side, scope: TokenScope = "all", keep: Tensor | None = None) -> Tensor:
+        """Return the policy's log p of each token, float32 [N], in nats; `keep` (indices [M]) only of those, [M]."""
 
     def reference_log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
         """Return the frozen base's log p of each token, float32 [N], without gradient."""
@@ -108,8 +108,10 @@ class ModelPasses:
                     self._filler(None)
         return through
 
-    def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
+    def log_probs(self, side: Side, scope: TokenScope = "all", keep: Tensor | None = None) -> Tensor:
         """See `Passes`."""
+        if keep is not None:
+            return self._log_probs(self._policy_states, side, scope, keep)
         return self._once("log_probs", side, scope, lambda: self._log_probs(self._policy_states, side, scope))
 
     @torch.no_grad()
@@ -162,8 +164,12 @@ class ModelPasses:
     def _targets(self, side: Side, scope: TokenScope) -> Targets:
         return self._batch.targets[side].in_scope(scope)
 
-    def _log_probs(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope) -> Tensor:
+    def _log_probs(
+        self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None = None
+    ) -> Tensor:
         targets = self._targets(side, scope)
+        if keep is not None:
+            targets = targets.where(keep)
         if not len(targets.token):
             return torch.zeros(0, device=targets.token.device)
         head = fixed_head(self._model)

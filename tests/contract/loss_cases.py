@@ -168,6 +168,15 @@ CASES: Mapping[str, tuple[type[LossTerm], Case]] = {
             lambda t: mean([-math.log(1 - x.p) for x in scoped(t, "buggy", "edited")]),
         ),
     ),
+    "nll, two tokens": (
+        NLL,
+        Case(
+            lambda: NLL("fixed", "all", max_tokens=2),
+            lambda t: mean([-math.log(scoped(t, "fixed", "all")[i].p) for i in (0, -1)]),
+            any_order=False,
+            any_dealing=False,
+        ),
+    ),
     "kl": (
         KLToReference,
         Case(

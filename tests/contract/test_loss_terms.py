@@ -33,8 +33,8 @@ class TablePasses:
         self.policy = {side: self._to_logits([t.p for t in table[side]]).requires_grad_() for side in SIDES}
         self.base = {side: self._to_logits([t.q for t in table[side]]) for side in SIDES}
 
-    def log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
-        return self._log_probs(self.logits(side, scope))
+    def log_probs(self, side: Side, scope: TokenScope = "all", keep: Tensor | None = None) -> Tensor:
+        return self._log_probs(self.logits(side, scope, keep))
 
     def reference_log_probs(self, side: Side, scope: TokenScope = "all") -> Tensor:
         return self._log_probs(self.reference_logits(side, scope))

@@ -7,6 +7,7 @@ import torch
 from loss_bench import Bench, assert_same
 
 from hotfix.data.packing import Layout
+from hotfix.errors import ConfigError
 from hotfix.losses import NLL
 from hotfix.types import SCOPES, SIDES, Side, TokenScope
 
@@ -26,3 +27,22 @@ def test_scopes_are_different_tokens_and_together_all(bench: Bench) -> None:
     assert counts["edited"] > len(bench.pairs)
     assert counts["unedited"] > len(bench.pairs)
     assert counts["all"] == counts["edited"] + counts["unedited"]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 20])
+def test_a_part_stands_for_all(bench: Bench, max_tokens: int) -> None:
+    tokens = bench.tokens("fixed", "all")
+    assert len(tokens) > 20
+    places = [round(i * (len(tokens) - 1) / max(1, max_tokens - 1)) for i in range(max_tokens)]
+    expected = torch.stack([-tokens[p].logits.log_softmax(-1)[tokens[p].token] for p in places]).mean()
+    assert_same(NLL("fixed", "all", max_tokens=max_tokens), expected, bench)
+
+
+def test_a_limit_above_the_number_of_tokens_changes_nothing(bench: Bench) -> None:
+    few, all_tokens = NLL("fixed", "all", max_tokens=10_000), NLL("fixed", "all")
+    assert torch.equal(few(bench.passes()), all_tokens(bench.passes()))
+
+
+def test_refuses_no_tokens() -> None:
+    with pytest.raises(ConfigError, match="max_tokens of NLL is 0, expected at least 1 or null"):
+        NLL(max_tokens=0)
