@@ -23,7 +23,7 @@ class NLL(LossTerm):
         scope: which of them.
         weight: factor of the term in the objective.
         max_tokens: of the scope in one micro-batch; where there are more, an evenly spaced part stands for all, scaled
-            up. With `scope="all"` and long prefixes, most of a step's arithmetic would be the head's.
+            up. With `scope="all"` and long prefixes, much of a step's arithmetic would be the head's.
     """
 
     def __init__(

@@ -161,21 +161,20 @@ class ModelPasses:
         """See `Passes`."""
         return self._drift(self._model)
 
-    def _targets(self, side: Side, scope: TokenScope) -> Targets:
-        return self._batch.targets[side].in_scope(scope)
+    def _targets(self, side: Side, scope: TokenScope, keep: Tensor | None = None) -> Targets:
+        targets = self._batch.targets[side].in_scope(scope)
+        return targets if keep is None else targets.where(keep)
 
     def _log_probs(
         self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None = None
     ) -> Tensor:
-        targets = self._targets(side, scope)
-        if keep is not None:
-            targets = targets.where(keep)
+        targets = self._targets(side, scope, keep)
         if not len(targets.token):
             return torch.zeros(0, device=targets.token.device)
         head = fixed_head(self._model)
         if head is not None:
             return head_log_probs(head, states(side)[targets.row, targets.column], targets.token)
-        return token_log_probs(self._logits(states, side, scope, None), targets.token)
+        return token_log_probs(self._logits(states, side, scope, keep), targets.token)
 
     def _logits(self, states: Callable[[Side], Tensor], side: Side, scope: TokenScope, keep: Tensor | None) -> Tensor:
         row, column = self._points(side, scope, keep)
@@ -183,8 +182,8 @@ class ModelPasses:
 
     def _points(self, side: Side, scope: TokenScope, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rows and columns of the states that predict the tokens."""
-        targets = self._targets(side, scope)
-        return (targets.row, targets.column) if keep is None else (targets.row[keep], targets.column[keep])
+        targets = self._targets(side, scope, keep)
+        return targets.row, targets.column
 
     def _policy_states(self, side: Side) -> Tensor:
         return self._once("policy states", _trunk(side), "", partial(self._policy, side))

@@ -38,6 +38,13 @@ def test_a_part_stands_for_all(bench: Bench, max_tokens: int) -> None:
     assert_same(NLL("fixed", "all", max_tokens=max_tokens), expected, bench)
 
 
+def test_a_part_stands_for_all_where_the_head_is_not_frozen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    term = NLL("fixed", "all", max_tokens=7)
+    expected = term(bench.passes())
+    monkeypatch.setattr("hotfix.losses.passes.fixed_head", lambda model: None)
+    torch.testing.assert_close(term(bench.passes()), expected)
+
+
 def test_a_limit_above_the_number_of_tokens_changes_nothing(bench: Bench) -> None:
     few, all_tokens = NLL("fixed", "all", max_tokens=10_000), NLL("fixed", "all")
     assert torch.equal(few(bench.passes()), all_tokens(bench.passes()))
